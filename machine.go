@@ -1,0 +1,177 @@
+package volant
+
+import (
+	"net/netip"
+	"time"
+)
+
+// Machine is the wish for one microVM. Its host writes what became of it in Have.
+type Machine struct {
+	Meta
+	Name     string        `json:"name"`
+	Node     NodeID        `json:"node"` // the host it is placed on; never changes
+	Region   Region        `json:"region"`
+	Run      Run           `json:"run"`
+	Cordoned bool          `json:"cordoned,omitempty"` // the operator's flag
+	Release  uint64        `json:"release,omitempty"`  // version it was created from; 0 if by hand
+	Image    Digest        `json:"image"`
+	Config   MachineConfig `json:"config"`
+	Version  string        `json:"version"` // changes with each config change (ULID)
+}
+
+// Run is the wish for a machine's running.
+type Run string
+
+// The wishes. In RunAuto, waking and sleeping are live facts of the host and never intent.
+const (
+	RunAuto      Run = "auto"      // asleep or awake as connections ask
+	RunOn        Run = "on"        // awake
+	RunOff       Run = "off"       // stopped
+	RunDestroyed Run = "destroyed" // gone; kept as a tombstone
+)
+
+// MetadataManaged is the metadata key that marks machines made by scaling, with the value "scale".
+const MetadataManaged = "volant_managed"
+
+// Managed says whether the machine was made by scaling, so that scaling may destroy it.
+func (m *Machine) Managed() bool { return m.Config.Metadata[MetadataManaged] == "scale" }
+
+// MachineConfig has the shape of the Machines API's config object.
+type MachineConfig struct {
+	Image       string            `json:"image"`
+	Env         map[string]string `json:"env,omitempty"`
+	Init        Init              `json:"init,omitzero"`
+	Guest       Guest             `json:"guest,omitzero"`
+	Metadata    map[string]string `json:"metadata,omitempty"`
+	Services    []Service         `json:"services,omitempty"`
+	Restart     Restart           `json:"restart,omitzero"`
+	StopConfig  StopConfig        `json:"stop_config,omitzero"`
+	AutoDestroy bool              `json:"auto_destroy,omitempty"`
+}
+
+// Init overrides what the image says to run.
+type Init struct {
+	Exec       []string `json:"exec,omitempty"` // replaces entrypoint and cmd
+	Entrypoint []string `json:"entrypoint,omitempty"`
+	Cmd        []string `json:"cmd,omitempty"`
+	User       string   `json:"user,omitempty"`
+}
+
+// Guest is the size of a machine.
+type Guest struct {
+	CPUKind  string `json:"cpu_kind,omitempty"`  // shared (default) or performance
+	CPUs     int    `json:"cpus,omitempty"`      // vCPUs; 1
+	MemoryMB int    `json:"memory_mb,omitempty"` // MiB; 512
+}
+
+// The kinds of CPUs.
+const (
+	CPUShared      = "shared"
+	CPUPerformance = "performance"
+)
+
+// WithDefaults returns g with the default machine's values in place of zeros.
+func (g Guest) WithDefaults() Guest {
+	if g.CPUKind == "" {
+		g.CPUKind = CPUShared
+	}
+	if g.CPUs == 0 {
+		g.CPUs = 1
+	}
+	if g.MemoryMB == 0 {
+		g.MemoryMB = 512
+	}
+	return g
+}
+
+// Restart says what follows the exit of a machine's main process.
+type Restart struct {
+	Policy     string `json:"policy,omitempty"`      // on-failure (default), always, no
+	MaxRetries int    `json:"max_retries,omitempty"` // within 5 minutes; 10
+}
+
+// The restart policies.
+const (
+	RestartAlways    = "always"
+	RestartOnFailure = "on-failure"
+	RestartNo        = "no"
+)
+
+// StopConfig says how a machine's main process is asked to end.
+type StopConfig struct {
+	Timeout Duration `json:"timeout,omitempty"` // then SIGKILL; 10s
+	Signal  string   `json:"signal,omitempty"`  // SIGINT
+}
+
+// State is what a machine's host says of it. Names are those of the Machines API.
+type State string
+
+// The states.
+const (
+	StateCreated    State = "created" // never booted; asleep for the proxy
+	StateStarting   State = "starting"
+	StateStarted    State = "started"
+	StateSuspending State = "suspending"
+	StateSuspended  State = "suspended"
+	StateStopping   State = "stopping"
+	StateStopped    State = "stopped"
+	StateFailed     State = "failed"
+	StateDestroying State = "destroying"
+	StateDestroyed  State = "destroyed"
+)
+
+// Asleep says whether a wake can start the machine.
+func (s State) Asleep() bool {
+	return s == StateCreated || s == StateSuspended || s == StateStopped
+}
+
+// Awake says whether the machine's main process runs.
+func (s State) Awake() bool { return s == StateStarted }
+
+// Have is what a machine is, written by its host alone and ordered by (Epoch, Seq).
+type Have struct {
+	Machine MachineID `json:"machine"`
+	App     AppID     `json:"app"`
+	Node    NodeID    `json:"node"`
+	Epoch   uint64    `json:"epoch"` // boot epoch of the host
+	Seq     uint64    `json:"seq"`   // grows with every change of this machine
+	State   State     `json:"state"`
+	// Generation is the newest generation of the wish that the host has acted on.
+	Generation uint64     `json:"generation"`
+	Since      time.Time  `json:"since"`            // when State began
+	IP         netip.Addr `json:"ip,omitzero"`      // private IPv4 address; valid while there is one
+	PrivateIP  netip.Addr `json:"ip6,omitzero"`     // 6PN address
+	Draining   bool       `json:"draining"`         // scaling or a deploy; cleared when it falls asleep
+	Checks     []Check    `json:"checks,omitempty"` // of services, while awake
+	Ready      bool       `json:"ready"`            // awake and, where it has checks, all passed once since it awoke
+	Memory     int        `json:"memory_mb"`        // memory it holds now on its host; 0 asleep
+	Boots      uint64     `json:"boots"`            // cold boots and restores so far
+	Exit       *Exit      `json:"exit,omitempty"`   // how the last run ended
+	Reason     string     `json:"reason,omitempty"` // why it is in State, for a person
+	Failures   int        `json:"failures"`         // boots in a row which did not come to serve
+	Orphan     bool       `json:"orphan,omitempty"` // runs without a wish
+}
+
+// Check is the outcome of one service check.
+type Check struct {
+	Name    string    `json:"name"`
+	Status  string    `json:"status"` // passing, warning (not run yet), critical
+	Output  string    `json:"output,omitempty"`
+	Updated time.Time `json:"updated_at"`
+}
+
+// The outcomes of checks.
+const (
+	CheckPassing  = "passing"
+	CheckWarning  = "warning"
+	CheckCritical = "critical"
+)
+
+// Exit tells how a main process ended.
+type Exit struct {
+	Code      int       `json:"exit_code"`
+	Signal    int       `json:"signal,omitempty"`
+	OOM       bool      `json:"oom_killed,omitempty"`
+	Requested bool      `json:"requested_stop,omitempty"`
+	At        time.Time `json:"exited_at"`
+}

@@ -1,0 +1,86 @@
+package proxy
+
+import (
+	"net/netip"
+
+	volant "github.com/volant-edge/volant"
+)
+
+// Table is all the proxy needs to know, whole, as the server says it. The proxy keeps the last one on
+// disk and starts from it.
+type Table struct {
+	Version uint64        `json:"version"` // grows; an older one of the same Epoch is refused
+	Epoch   uint64        `json:"epoch"`   // boot epoch of the server that wrote it
+	Node    volant.NodeID `json:"node"`
+	Region  volant.Region `json:"region"` // where connections enter
+	Apps    []App         `json:"apps"`
+}
+
+// App is one app as the proxy sees it.
+type App struct {
+	ID         volant.AppID    `json:"id"`
+	Name       string          `json:"name"`
+	Org        volant.OrgID    `json:"org"`
+	Services   []Service       `json:"services"`
+	Machines   []Machine       `json:"machines"`
+	NoWake     bool            `json:"no_wake,omitempty"`  // do not wake, do not wait for a machine to be made
+	CanGrow    bool            `json:"can_grow,omitempty"` // the scaler may still make or wake machines
+	Spill      string          `json:"spill,omitempty"`    // soft (default), hard
+	MaxQueue   int             `json:"max_queue"`          // 1024
+	QueueTime  volant.Duration `json:"queue_timeout"`      // 30s
+	MaxPerPeer int             `json:"max_per_client"`     // 64
+}
+
+// Service leads connections to addresses to one port of the app's machines.
+type Service struct {
+	Listen       []netip.AddrPort `json:"listen"`
+	InternalPort uint16           `json:"internal_port"`
+	Soft         int              `json:"soft"` // per machine
+	Hard         int              `json:"hard"`
+	Handlers     []string         `json:"handlers,omitempty"` // none is raw TCP
+	WakeOn       string           `json:"wake_on,omitempty"`  // connect (default), data
+}
+
+// Machine is one machine an app's connections may go to.
+type Machine struct {
+	ID       volant.MachineID `json:"id"`
+	Seq      uint64           `json:"seq"` // of its Have; orders seals
+	Phase    Phase            `json:"phase"`
+	Addr     netip.Addr       `json:"addr,omitzero"` // valid while Serving
+	Cordoned bool             `json:"cordoned,omitempty"`
+	Draining bool             `json:"draining,omitempty"`
+	// Failing are internal ports whose checks do not pass.
+	Failing []uint16 `json:"failing,omitempty"`
+	// Cold says the machine was booted, not restored: its app may take up to 60 s to listen.
+	Cold bool `json:"cold,omitempty"`
+}
+
+// Phase is a machine's state as far as the proxy cares.
+type Phase string
+
+// The phases.
+const (
+	PhaseServing   Phase = "serving"   // its main process runs
+	PhaseBooting   Phase = "booting"   // will be serving; counts as capacity
+	PhaseSuspended Phase = "suspended" // a wake restores it
+	PhaseStopped   Phase = "stopped"   // a wake boots it
+	PhaseGone      Phase = "gone"      // stopping, suspending, failed, destroyed: neither serves nor wakes now
+)
+
+// Load is what the proxy tells of one app: at once when a connection waits or a limit is crossed,
+// else coalesced for 50 ms.
+type Load struct {
+	App      volant.AppID             `json:"app"`
+	Waiting  map[volant.Region]int    `json:"waiting,omitempty"`  // by the region they entered
+	Entering map[volant.Region]int    `json:"entering,omitempty"` // served ones, by the region they entered
+	Slots    map[volant.MachineID]int `json:"slots,omitempty"`    // held now, machines with none left out
+	Peak     int                      `json:"peak"`               // most held and waiting at once since the Load before
+	Refused  uint64                   `json:"refused"`            // in all since the proxy began
+}
+
+// Wake asks the host of a machine to wake it, for a connection that waits.
+type Wake struct {
+	App     volant.AppID     `json:"app"`
+	Machine volant.MachineID `json:"machine"`
+	Reason  string           `json:"reason"`
+}

@@ -1,0 +1,84 @@
+package volant
+
+import "time"
+
+// Kind names a kind of intent record. It is the first part of the record's key.
+type Kind string
+
+// The kinds of records.
+const (
+	KindOrg     Kind = "org"
+	KindApp     Kind = "app"
+	KindRelease Kind = "release"
+	KindMachine Kind = "machine"
+	KindAddress Kind = "address"
+	KindToken   Kind = "token"
+	KindNode    Kind = "node"
+	KindImage   Kind = "image"
+)
+
+// SchemaMajor is the newest major version of records this binary reads. A reader refuses newer
+// majors and keeps unknown fields of newer minors.
+const SchemaMajor = 1
+
+// Meta heads every record of intent.
+type Meta struct {
+	Kind       Kind      `json:"kind"`
+	Schema     int       `json:"schema"`          // major version; SchemaMajor when written
+	Org        OrgID     `json:"org"`             // owner
+	App        AppID     `json:"app,omitempty"`   // app it belongs to, if any
+	ID         string    `json:"id"`              // unique within kind and app
+	Generation uint64    `json:"generation"`      // grows by one with each change
+	Actor      string    `json:"actor,omitempty"` // who made the last change: a token's name, "scaler", "deploy"
+	Created    time.Time `json:"created_at"`
+	Updated    time.Time `json:"updated_at"`
+	Tombstone  bool      `json:"tombstone,omitempty"` // deleted; the only thing that deletes
+}
+
+// Key is the record's key in the store: kind/app/id, with "-" where there is no app.
+func (m *Meta) Key() string { return RecordKey(m.Kind, m.App, m.ID) }
+
+// Head returns the record's own Meta; it makes every type that embeds Meta a Record.
+func (m *Meta) Head() *Meta { return m }
+
+// Record is a pointer to a type that embeds Meta.
+type Record interface{ Head() *Meta }
+
+// RecordKey builds the store key of a record.
+func RecordKey(kind Kind, app AppID, id string) string {
+	if app == "" {
+		app = "-"
+	}
+	return string(kind) + "/" + string(app) + "/" + id
+}
+
+// Org is a tenant.
+type Org struct {
+	Meta
+	Name string `json:"name"`
+}
+
+// Token is a bearer token's stored half: its hash, never itself.
+type Token struct {
+	Meta
+	Name    string    `json:"name"`
+	Hash    string    `json:"hash"`             // hex sha256 of the token
+	Scopes  []string  `json:"scopes"`           // read, deploy, admin
+	Expires time.Time `json:"expires,omitzero"` // zero: never
+}
+
+// Address is an address given to an app.
+type Address struct {
+	Meta
+	IP      string `json:"ip"`
+	Type    string `json:"type"` // v4, v6
+	Service string `json:"service_name,omitempty"`
+}
+
+// Node is one server.
+type Node struct {
+	Meta
+	Name   string   `json:"name"`
+	Region Region   `json:"region"`
+	Roles  []string `json:"roles"` // edge, host, control
+}

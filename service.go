@@ -1,0 +1,116 @@
+package volant
+
+import "fmt"
+
+// Service is what clients reach: external ports of an app's addresses led to one port of its machines.
+type Service struct {
+	Protocol     string         `json:"protocol"` // tcp (udp comes later)
+	InternalPort int            `json:"internal_port"`
+	Ports        []Port         `json:"ports"`
+	Concurrency  *Concurrency   `json:"concurrency,omitempty"`
+	Checks       []ServiceCheck `json:"checks,omitempty"`
+	WakeOn       string         `json:"wake_on,omitempty"` // connect (default without handlers), data
+}
+
+// Port is one external port, or a range of them.
+type Port struct {
+	Port      int      `json:"port,omitempty"`
+	StartPort int      `json:"start_port,omitempty"`
+	EndPort   int      `json:"end_port,omitempty"`
+	Handlers  []string `json:"handlers,omitempty"` // none is raw TCP
+}
+
+// Concurrency limits a machine's slots for one service.
+type Concurrency struct {
+	Type      string `json:"type,omitempty"` // connections (default), requests
+	SoftLimit int    `json:"soft_limit,omitempty"`
+	HardLimit int    `json:"hard_limit,omitempty"`
+}
+
+// DefaultSoft and DefaultHard are the limits per vCPU of a service which names none.
+const (
+	DefaultSoft = 20
+	DefaultHard = 25
+)
+
+// Limits returns the soft and hard limit per machine: the default is 20 and 25 per vCPU; a number
+// that is given is per machine; soft alone gives hard = ceil(1.25 × soft); hard alone gives soft =
+// floor(0.8 × hard), at least 1.
+func (s *Service) Limits(vcpus int) (soft, hard int) {
+	if vcpus < 1 {
+		vcpus = 1
+	}
+	c := s.Concurrency
+	switch {
+	case c == nil || c.SoftLimit == 0 && c.HardLimit == 0:
+		return DefaultSoft * vcpus, DefaultHard * vcpus
+	case c.HardLimit == 0:
+		return c.SoftLimit, (c.SoftLimit*5 + 3) / 4
+	case c.SoftLimit == 0:
+		return max(1, c.HardLimit*4/5), c.HardLimit
+	}
+	return c.SoftLimit, c.HardLimit
+}
+
+// Range returns the first and last external port.
+func (p Port) Range() (first, last int) {
+	if p.StartPort != 0 || p.EndPort != 0 {
+		return p.StartPort, p.EndPort
+	}
+	return p.Port, p.Port
+}
+
+// ServiceCheck probes an awake machine from its host. A failing one takes it out of routing.
+type ServiceCheck struct {
+	Type     string   `json:"type"`               // tcp (http comes later)
+	Port     int      `json:"port,omitempty"`     // internal port of the service if 0
+	Interval Duration `json:"interval,omitempty"` // 15s
+	Timeout  Duration `json:"timeout,omitempty"`  // 2s
+	Grace    Duration `json:"grace_period,omitempty"`
+}
+
+// Check says what is wrong with a service, or nil.
+func (s *Service) Check() error {
+	if s.Protocol != "tcp" {
+		return Invalidf("service protocol %q: only \"tcp\" is served", s.Protocol)
+	}
+	if s.InternalPort < 1 || s.InternalPort > 65535 {
+		return Invalidf("internal_port %d: use 1 to 65535", s.InternalPort)
+	}
+	for _, p := range s.Ports {
+		first, last := p.Range()
+		if first < 1 || last > 65535 || first > last {
+			return Invalidf("ports %d to %d of internal port %d: use 1 to 65535, first before last", first, last, s.InternalPort)
+		}
+		if len(p.Handlers) > 0 {
+			return Invalidf("handlers %v of port %d: only raw TCP (no handlers) is served", p.Handlers, first)
+		}
+	}
+	if c := s.Concurrency; c != nil {
+		if c.Type != "" && c.Type != "connections" {
+			return Invalidf("concurrency type %q: only \"connections\" is served", c.Type)
+		}
+		if c.SoftLimit < 0 || c.HardLimit < 0 {
+			return Invalidf("concurrency limits are negative: use 1 or more")
+		}
+		if c.SoftLimit > 0 && c.HardLimit > 0 && c.SoftLimit > c.HardLimit {
+			return Invalidf("soft_limit %d is above hard_limit %d: lower the one or raise the other", c.SoftLimit, c.HardLimit)
+		}
+	}
+	for i, c := range s.Checks {
+		if c.Type != "tcp" {
+			return Invalidf("check %d of internal port %d has type %q: only \"tcp\" is served", i, s.InternalPort, c.Type)
+		}
+	}
+	return nil
+}
+
+// CheckName is the name of check i of the service, in the form Fly's clients know.
+func (s *Service) CheckName(service, i int) string {
+	c := s.Checks[i]
+	port := c.Port
+	if port == 0 {
+		port = s.InternalPort
+	}
+	return fmt.Sprintf("servicecheck-%02d-%s-%d", service*10+i, c.Type, port)
+}
