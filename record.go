@@ -15,6 +15,7 @@ const (
 	KindToken   Kind = "token"
 	KindNode    Kind = "node"
 	KindImage   Kind = "image"
+	KindAppName Kind = "appname"
 )
 
 // SchemaMajor is the newest major version of records this binary reads. A reader refuses newer
@@ -67,9 +68,18 @@ type Token struct {
 	Expires time.Time `json:"expires,omitzero"` // zero: never
 }
 
-// Address is an address given to an app.
+// AppName holds an app's name, so that no other app takes it. Its ID is the name, it belongs to no app by
+// its key, and when it is a tombstone the name is free again.
+type AppName struct {
+	Meta
+	Owner AppID `json:"owner"`
+}
+
+// Address is an address given to an app. Its ID is the address, so that it is given once; like a name
+// it can be taken again when it is a tombstone.
 type Address struct {
 	Meta
+	Owner   AppID  `json:"owner"`
 	IP      string `json:"ip"`
 	Type    string `json:"type"` // v4, v6
 	Service string `json:"service_name,omitempty"`

@@ -136,6 +136,36 @@ func Creation(rec volant.Record) Change {
 	}
 }
 
+// Claim is the Change which writes a new record, or one in place of a tombstone: for names and
+// addresses, which are given again.
+func Claim(rec volant.Record) Change {
+	create := Creation(rec)
+	return func(ctx context.Context, r Reader, actor string) (*Op, Revision, error) {
+		op, seen, err := create(ctx, r, actor)
+		if err != nil {
+			return nil, seen, err
+		}
+		old, err := r.Get(ctx, op.Key)
+		if errors.Is(err, volant.ErrNotFound) {
+			return op, seen, nil
+		}
+		if err != nil {
+			return nil, seen, err
+		}
+		was, err := DecodeAny(op.Key, old.Value)
+		if err != nil {
+			return nil, seen, err
+		}
+		if !was.Head().Tombstone {
+			return nil, seen, volant.Errorf(volant.ErrExists, "%s is taken", op.Key)
+		}
+		rec.Head().Generation = was.Head().Generation + 1
+		op.Value, err = encode(nil, nil, rec)
+		op.Expect = old.Mod
+		return op, old.Mod, err
+	}
+}
+
 // Edit is the Change which rewrites a record by fn. It keeps fields which this binary does not know,
 // counts the generation up, and writes nothing if fn changed nothing. A tombstone is not found.
 func Edit[T any, P record[T]](key string, fn func(*T) error) Change {

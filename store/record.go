@@ -33,6 +33,8 @@ func newOf(kind volant.Kind) volant.Record {
 		return new(volant.Token)
 	case volant.KindNode:
 		return new(volant.Node)
+	case volant.KindAppName:
+		return new(volant.AppName)
 	default:
 		return new(bare)
 	}
@@ -63,6 +65,8 @@ func kindOf(r volant.Record) volant.Kind {
 		return volant.KindToken
 	case *volant.Node:
 		return volant.KindNode
+	case *volant.AppName:
+		return volant.KindAppName
 	}
 	return ""
 }
