@@ -1,0 +1,142 @@
+package scale
+
+import (
+	"time"
+
+	volant "github.com/volant-edge/volant"
+)
+
+// Observation is all Plan looks at: one app at one moment.
+type Observation struct {
+	Now time.Time
+	Org volant.OrgID
+	// Watched is how long this scaler has watched the app. The Scaler fills it in.
+	Watched time.Duration
+	Scale   volant.Scale
+	Soft    int           // connections a machine takes before another is wanted
+	Primary volant.Region // where machines go that no client's region asks for
+	// Release is the version of the current release; 0 before the first deploy.
+	Release uint64
+	// Template says that there is something to create machines from: a release, or a machine.
+	Template bool
+	Regions  map[volant.Region]Region
+	Machines []Machine // all that are not destroyed
+}
+
+// Region is what an app has and asks for in one region.
+type Region struct {
+	Waiting  int // connections which entered here and are not served
+	Entering int // connections which entered here and are served
+	// Spilled are those of Entering which are served too far away, for want of room here.
+	Spilled int
+	// Peak is the most of Waiting and Entering at once within the last idle timeout, and PeakFalls
+	// when it can next become smaller; zero: not before a change.
+	Peak      int
+	PeakFalls time.Time
+	LastDrain time.Time       // when scaling last drained a machine here
+	Room      int             // machines of this app that the hosts here can take
+	Near      []volant.Region // other regions, nearest first
+}
+
+// Machine is one machine as scaling sees it.
+type Machine struct {
+	ID       volant.MachineID
+	Node     volant.NodeID
+	Region   volant.Region
+	Release  uint64
+	Run      volant.Run
+	Managed  bool // made by scaling
+	Cordoned bool
+	Draining bool
+	Failing  bool // serves, and its checks do not pass
+	State    State
+	Since    time.Time // when State began
+	Slots    int       // connections it holds
+	Counted  bool      // its host's proxy has told Slots
+	Failures int       // boots in a row which did not come to serve
+	Blocked  bool      // a step on it went wrong a moment ago
+}
+
+// State is a machine's state as far as scaling cares.
+type State string
+
+// The states.
+const (
+	Serving   State = "serving"
+	Booting   State = "booting"   // will be serving; counts as capacity
+	Suspended State = "suspended" // a wake restores it
+	Stopped   State = "stopped"   // a wake boots it; also one which was only created
+	Leaving   State = "leaving"   // on its way to sleep or to its end
+	Failed    State = "failed"    // its host gave it up
+	Unknown   State = "unknown"   // its host says nothing of it
+)
+
+// freshFor is how long a machine may exist before its host has spoken of it and still count as booting.
+const freshFor = 30 * time.Second
+
+// MachineOf makes a Machine of a record and what its host says; have may be nil.
+func MachineOf(m *volant.Machine, have *volant.Have, now time.Time) Machine {
+	out := Machine{
+		ID: volant.MachineID(m.ID), Node: m.Node, Region: m.Region, Release: m.Release, Run: m.Run,
+		Managed: m.Managed(), Cordoned: m.Cordoned, State: Unknown, Since: m.Created,
+	}
+	if have == nil {
+		if now.Sub(m.Created) < freshFor && m.Run != volant.RunOff {
+			out.State = Booting
+		}
+		return out
+	}
+	out.State, out.Since = stateOf(have), have.Since
+	out.Draining, out.Failures = have.Draining, have.Failures
+	if out.State == Serving {
+		for _, c := range have.Checks {
+			out.Failing = out.Failing || c.Status == volant.CheckCritical
+		}
+	}
+	return out
+}
+
+func stateOf(h *volant.Have) State {
+	switch h.State {
+	case volant.StateStarted:
+		if h.Ready {
+			return Serving
+		}
+		return Booting
+	case volant.StateStarting:
+		return Booting
+	case volant.StateSuspended:
+		return Suspended
+	case volant.StateCreated, volant.StateStopped:
+		return Stopped
+	case volant.StateFailed:
+		return Failed
+	case volant.StateSuspending, volant.StateStopping, volant.StateDestroying, volant.StateDestroyed:
+		return Leaving
+	}
+	return Unknown
+}
+
+// Step is one thing to do.
+type Step struct {
+	Kind    Kind
+	Machine volant.MachineID // all but Create and Hold
+	Region  volant.Region
+	Then    string // Drain, Sleep: how it sleeps, suspend or stop
+	Rule    string // short name of the rule that decided
+	Text    string // the sentence for people
+}
+
+// Kind is what a Step does.
+type Kind string
+
+// The kinds of steps.
+const (
+	Undrain Kind = "undrain" // route to the machine again
+	Wake    Kind = "wake"
+	Create  Kind = "create" // a machine in Region, and wake it
+	Drain   Kind = "drain"  // route nothing new to the machine; its host lets it sleep when empty
+	Sleep   Kind = "sleep"  // an empty, drained machine
+	Destroy Kind = "destroy"
+	Hold    Kind = "hold" // nothing is done though something is wanted; Text says why
+)
