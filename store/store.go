@@ -14,9 +14,10 @@ import (
 
 // Bounds on what a store takes.
 const (
-	MaxKey   = 512     // bytes of a key
-	MaxValue = 1 << 20 // bytes of a value
-	MaxOps   = 128     // operations in one Commit
+	MaxKey    = 512     // bytes of a key
+	MaxValue  = 1 << 20 // bytes of a value
+	MaxOps    = 128     // operations in one Commit
+	MaxCommit = 4 << 20 // bytes of all values of one Commit
 )
 
 // Store is an engine which keeps intent. Its errors are of kind volant.ErrUnavailable where trying
@@ -134,6 +135,7 @@ func CheckOps(ops []Op) error {
 		return volant.Invalidf("commit of %d operations: use 1 to %d", len(ops), MaxOps)
 	}
 	seen := make(map[string]bool, len(ops))
+	size := 0
 	for _, op := range ops {
 		if err := CheckKey(op.Key); err != nil {
 			return err
@@ -144,6 +146,9 @@ func CheckOps(ops []Op) error {
 		seen[op.Key] = true
 		if len(op.Value) > MaxValue {
 			return volant.Invalidf("value of %s has %d bytes: at most %d", op.Key, len(op.Value), MaxValue)
+		}
+		if size += len(op.Value); size > MaxCommit {
+			return volant.Invalidf("commit of more than %d bytes", MaxCommit)
 		}
 	}
 	return nil
