@@ -1,0 +1,201 @@
+package why
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+)
+
+// file is the ring of one kind on disk: two segments, of which the older is overwritten when the newer
+// is full. A segment begins with a line that orders the two; each other line is a checksum, a space
+// and a record in JSON. A reader skips every line which does not check.
+type file struct {
+	paths [2]string
+	most  int64 // bytes per segment
+	now   int   // index of the newer
+	seq   uint64
+	f     *os.File
+	size  int64
+}
+
+const (
+	header = "volant-why 1 "
+	// maxLine bounds a record on disk. A reason is a sentence; 16 KiB leaves room for its attributes.
+	maxLine = 16 << 10
+)
+
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+func openFile(dir, kind string, most int64) (*file, error) {
+	f := &file{most: max(most, maxLine)}
+	for i := range f.paths {
+		f.paths[i] = filepath.Join(dir, fmt.Sprintf("%s.%d.log", kind, i))
+		seq, err := segmentSeq(f.paths[i])
+		if err != nil {
+			return nil, err
+		}
+		if seq > f.seq {
+			f.seq, f.now = seq, i
+		}
+	}
+	if f.seq == 0 {
+		return f, f.begin(0)
+	}
+	return f, f.resume()
+}
+
+// segmentSeq reads the order of a segment; 0 where there is none that can be read.
+func segmentSeq(path string) (uint64, error) {
+	f, err := os.Open(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, err
+	}
+	defer f.Close() //nolint:errcheck // only read
+	b := make([]byte, len(header)+21)
+	n, err := io.ReadFull(f, b)
+	if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
+		return 0, err
+	}
+	line, _, ok := bytes.Cut(b[:n], []byte("\n"))
+	digits, marked := bytes.CutPrefix(line, []byte(header))
+	if !ok || !marked {
+		return 0, nil
+	}
+	seq, err := strconv.ParseUint(string(digits), 10, 63)
+	if err != nil {
+		return 0, nil //nolint:nilerr // a segment nobody can read is overwritten
+	}
+	return seq, nil
+}
+
+// resume appends to the newer segment. A torn last line gets its end first.
+func (f *file) resume() error {
+	h, err := os.OpenFile(f.paths[f.now], os.O_RDWR|os.O_APPEND, 0o600)
+	if err != nil {
+		return err
+	}
+	end, err := h.Seek(0, io.SeekEnd)
+	if err != nil {
+		return errors.Join(err, h.Close())
+	}
+	last := make([]byte, 1)
+	if _, err := h.ReadAt(last, end-1); err != nil {
+		return errors.Join(err, h.Close())
+	}
+	f.f, f.size = h, end
+	if last[0] != '\n' {
+		return f.append([]byte("\n"))
+	}
+	return nil
+}
+
+// begin empties segment i and writes to it from now on.
+func (f *file) begin(i int) error {
+	if err := f.close(); err != nil {
+		return err
+	}
+	h, err := os.OpenFile(f.paths[i], os.O_CREATE|os.O_TRUNC|os.O_WRONLY|os.O_APPEND, 0o600)
+	if err != nil {
+		return err
+	}
+	f.f, f.now, f.size = h, i, 0
+	f.seq++
+	return f.append([]byte(header + strconv.FormatUint(f.seq, 10) + "\n"))
+}
+
+func (f *file) append(b []byte) error {
+	n, err := f.f.Write(b)
+	f.size += int64(n)
+	return err
+}
+
+func (f *file) close() error {
+	if f.f == nil {
+		return nil
+	}
+	err := f.f.Close()
+	f.f = nil
+	return err
+}
+
+func (f *file) write(recs []Record) error {
+	var out []byte
+	for _, r := range recs {
+		line := encode(r)
+		if f.size+int64(len(out)+len(line)) > f.most && f.size > 0 {
+			if err := f.append(out); err != nil {
+				return err
+			}
+			out = nil
+			if err := f.begin(1 - f.now); err != nil {
+				return err
+			}
+		}
+		out = append(out, line...)
+	}
+	return f.append(out)
+}
+
+// read returns the records that q selects, newest first.
+func (f *file) read(q Query) ([]Record, error) {
+	var out []Record
+	for _, i := range []int{f.now, 1 - f.now} {
+		b, err := os.ReadFile(f.paths[i])
+		if err != nil && !errors.Is(err, os.ErrNotExist) {
+			return nil, err
+		}
+		recs := decode(b)
+		slices.Reverse(recs)
+		for _, r := range recs {
+			if q.Match(r) {
+				out = append(out, r)
+			}
+		}
+	}
+	return out, nil
+}
+
+// encode writes r as a line. One that is too long loses its attributes and the end of its text.
+func encode(r Record) []byte {
+	b, err := json.Marshal(r)
+	if err != nil || len(b) > maxLine-10 {
+		r.Attrs = nil
+		r.Text = r.Text[:min(len(r.Text), 1024)]
+		r.Rule = r.Rule[:min(len(r.Rule), 128)]
+		r.Request = r.Request[:min(len(r.Request), 128)]
+		if b, err = json.Marshal(r); err != nil || len(b) > maxLine-10 {
+			return nil // an ID or a time no record of ours has
+		}
+	}
+	return fmt.Appendf(nil, "%08x %s\n", crc32.Checksum(b, castagnoli), b)
+}
+
+// decode reads the records of a segment, oldest first, and skips what does not check.
+func decode(b []byte) []Record {
+	var out []Record
+	for line := range bytes.Lines(b) {
+		line, whole := bytes.CutSuffix(line, []byte("\n"))
+		if !whole || len(line) < 10 || len(line) > maxLine || line[8] != ' ' {
+			continue
+		}
+		sum, err := strconv.ParseUint(string(line[:8]), 16, 32)
+		if err != nil || uint32(sum) != crc32.Checksum(line[9:], castagnoli) {
+			continue
+		}
+		var r Record
+		if json.Unmarshal(line[9:], &r) == nil {
+			out = append(out, r)
+		}
+	}
+	return out
+}
