@@ -10,7 +10,8 @@
 //   - Configuration and secrets travel in the channel only, never on a command line or disk.
 //   - Bytes of an earlier session are discarded by the handshake: a nonce of the host, echoed.
 //   - Nothing read off the link is trusted with a length: frames are at most 64 KiB, streams 256.
-//   - The app's write never blocks on a host that does not read.
+//   - The app's write never blocks on a host that does not read: its lines go into a Ring.
+//   - One goroutine reads the link and waits for nobody, so that a slow stream holds up no other.
 package guest
 
 import (
