@@ -1,0 +1,29 @@
+// Package proxy is the data path: it accepts clients' connections, leads each to a machine of its
+// app, and is the judge of the machines' limits.
+//
+//	accept ─► route ─► handle ─► pick ─┬─► connect ─► relay
+//	                                   └─► queue, wake ─┘
+//
+// It is told the world as one Table, tells in return what it sees as Events (Load, Wake, and
+// why.Record), and needs nobody to go on with the last Table it had. The same Proxy runs inside a
+// test or as a process of its own (Main), where Client has its methods.
+//
+// # Invariants
+//
+//   - A machine never holds more slots than its hard limit, per service port. A slot is taken before
+//     anything reaches the machine and given back when its side of the connection has ended.
+//   - No connection waits while a slot it may have is free; they are served in order of arrival.
+//   - A new Table closes no established connection.
+//   - A machine for which Seal returned true gets no connection until a newer Table says it serves.
+//   - Every connection is served or refused, and a refusal has a record which names the rule.
+//   - Nothing read off the control socket is trusted with a length.
+//
+// # Sources
+//
+// tcp(7) for keep-alive, splice(2), epoll(7); RFC 9293 §3.6 for half-closed connections; RFC 5482
+// and RFC 1122 §4.2.3.6 for keep-alive's meaning.
+//
+// # Not here
+//
+// How many machines there should be: package scale. How one boots and sleeps: package host.
+package proxy

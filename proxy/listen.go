@@ -1,0 +1,255 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"net"
+	"net/netip"
+	"slices"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/volant-edge/volant"
+	"github.com/volant-edge/volant/why"
+)
+
+const (
+	listenAgain = time.Second            // after an address could not be listened on
+	acceptFirst = 5 * time.Millisecond   // after accept failed; doubles
+	acceptMost  = 500 * time.Millisecond // at most
+)
+
+// listener accepts on one address.
+type listener struct {
+	addr   netip.AddrPort
+	net    net.Listener
+	failed bool // it could not be listened on, and that was said
+}
+
+func (p *Proxy) ringWanted() {
+	select {
+	case p.wanted <- struct{}{}:
+	default:
+	}
+}
+
+// serve keeps the listeners as the table wants them until ctx ends.
+func (p *Proxy) serve(ctx context.Context) {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			p.closeListeners()
+			return
+		case <-p.wanted:
+		case <-timer.C:
+		}
+		if p.adjust(ctx) {
+			timer.Reset(listenAgain)
+		}
+	}
+}
+
+func (p *Proxy) closeListeners() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.stopping = true
+	for ap, l := range p.listeners {
+		p.closeListener(l)
+		delete(p.listeners, ap)
+	}
+}
+
+func (p *Proxy) closeListener(l *listener) {
+	if l.net == nil {
+		return
+	}
+	if err := l.net.Close(); err != nil {
+		p.log.Warn("listener did not close", "addr", l.addr, "err", err)
+	}
+}
+
+// adjust opens and closes listeners; true if some address failed and is to be tried again.
+func (p *Proxy) adjust(ctx context.Context) (again bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	routes := *p.routes.Load()
+	for ap, l := range p.listeners {
+		if routes[ap] == nil || p.stopping {
+			p.closeListener(l)
+			delete(p.listeners, ap)
+		}
+	}
+	if p.stopping {
+		return false
+	}
+	for ap, r := range routes {
+		l := p.listeners[ap]
+		if l == nil {
+			l = &listener{addr: ap}
+			p.listeners[ap] = l
+		}
+		if l.net != nil {
+			continue
+		}
+		if !p.openListener(ctx, l, r) {
+			again = true
+		}
+	}
+	return again
+}
+
+func (p *Proxy) openListener(ctx context.Context, l *listener, r *route) bool {
+	n, err := p.cfg.Listen(ctx, l.addr)
+	if err != nil {
+		if !l.failed {
+			l.failed = true
+			p.log.Error("could not listen", "addr", l.addr, "app", r.name, "err", err)
+			p.note(why.Record{
+				Time: time.Now(), Kind: why.Refusal, Org: r.org, App: r.app.id, Rule: "listen",
+				Text: "cannot listen on " + l.addr.String() + ": " + err.Error() + "; tried again every second",
+			})
+		}
+		return false
+	}
+	l.net, l.failed = n, false
+	p.sessions.Go(func() { p.accept(ctx, l.addr, n) })
+	return true
+}
+
+// accept takes connections until the listener is closed. Want of files or memory only slows it down.
+func (p *Proxy) accept(ctx context.Context, at netip.AddrPort, n net.Listener) {
+	wait := time.Duration(0)
+	for {
+		c, err := n.Accept()
+		if err == nil {
+			wait = 0
+			p.begin(ctx, at, c)
+			continue
+		}
+		if errors.Is(err, net.ErrClosed) || ctx.Err() != nil {
+			return
+		}
+		if errors.Is(err, syscall.ECONNABORTED) {
+			continue
+		}
+		wait = min(max(2*wait, acceptFirst), acceptMost)
+		p.log.Warn("accept failed", "addr", at, "err", err, "wait", wait)
+		t := time.NewTimer(wait)
+		select {
+		case <-ctx.Done():
+		case <-t.C:
+		}
+		t.Stop()
+	}
+}
+
+// begin starts the road of one connection.
+func (p *Proxy) begin(ctx context.Context, at netip.AddrPort, c net.Conn) {
+	s := &session{p: p, client: c, route: (*p.routes.Load())[at]}
+	if s.route == nil { // the table changed since the handshake
+		s.route = &route{refusal: ruleNoRoute}
+	}
+	s.svc, s.region = s.route.svc, s.route.region
+	client := clientOf(c)
+	s.peer = peerKey(client.Addr())
+	s.road = road{
+		id: p.lastID.Add(1), epoch: p.cfg.Epoch, start: time.Now(), name: s.route.name, org: s.route.org,
+		client: client, local: at,
+	}
+	if s.route.app != nil {
+		s.road.app = s.route.app.id
+	}
+	p.open.Add(1)
+	p.sessions.Go(func() {
+		defer p.open.Add(-1)
+		s.run(ctx)
+	})
+}
+
+func unmapped(ap netip.AddrPort) netip.AddrPort {
+	return netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())
+}
+
+// check bounds what a table may say.
+func (t *Table) check() error {
+	apps := map[volant.AppID]bool{}
+	for i := range t.Apps {
+		a := &t.Apps[i]
+		if a.ID == "" || apps[a.ID] {
+			return volant.Invalidf("table %d: app %q is listed twice or has no ID", t.Version, a.ID)
+		}
+		apps[a.ID] = true
+		ids := map[volant.MachineID]bool{}
+		for _, m := range a.Machines {
+			if m.ID == "" || ids[m.ID] {
+				return volant.Invalidf("table %d: machine %q of app %s is listed twice or has no ID", t.Version, m.ID, a.ID)
+			}
+			ids[m.ID] = true
+		}
+		for _, s := range a.Services {
+			if s.InternalPort == 0 || s.Hard < 1 {
+				return volant.Invalidf("table %d: service of app %s has internal port %d and hard limit %d", t.Version, a.ID, s.InternalPort, s.Hard)
+			}
+		}
+	}
+	return nil
+}
+
+// withDefaults returns a copy of t in which zero limits of queues have their defaults.
+func (t Table) withDefaults() Table {
+	t.Apps = slices.Clone(t.Apps)
+	for i := range t.Apps {
+		a := &t.Apps[i]
+		if a.MaxQueue <= 0 {
+			a.MaxQueue = 1024
+		}
+		if a.QueueTime <= 0 {
+			a.QueueTime = volant.Duration(30 * time.Second)
+		}
+		if a.MaxPerPeer <= 0 {
+			a.MaxPerPeer = 64
+		}
+	}
+	return t
+}
+
+func sortRecords(rs []why.Record) {
+	slices.SortStableFunc(rs, func(x, y why.Record) int { return y.Time.Compare(x.Time) })
+}
+
+// listenTCP listens on an address which need not be on a link yet.
+func listenTCP(ctx context.Context, addr netip.AddrPort) (net.Listener, error) {
+	lc := net.ListenConfig{
+		KeepAliveConfig: keepAlive,
+		Control: func(_, _ string, rc syscall.RawConn) error {
+			var err error
+			cerr := rc.Control(func(fd uintptr) { err = listenOptions(int(fd), addr.Addr().Is6()) })
+			return errors.Join(cerr, err)
+		},
+	}
+	lc.SetMultipathTCP(false)
+	return lc.Listen(ctx, "tcp", addr.String())
+}
+
+func listenOptions(fd int, v6 bool) error {
+	if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1); err != nil {
+		return err
+	}
+	if v6 {
+		return unix.SetsockoptInt(fd, unix.SOL_IPV6, unix.IPV6_FREEBIND, 1)
+	}
+	return unix.SetsockoptInt(fd, unix.SOL_IP, unix.IP_FREEBIND, 1)
+}
+
+// keepAlive finds dead peers on both sides: 60 s of silence, then 3 probes 10 s apart.
+var keepAlive = net.KeepAliveConfig{Enable: true, Idle: time.Minute, Interval: 10 * time.Second, Count: 3}
+
+func dialTCP(ctx context.Context, addr netip.AddrPort) (net.Conn, error) {
+	d := net.Dialer{KeepAliveConfig: keepAlive}
+	d.SetMultipathTCP(false)
+	return d.DialContext(ctx, "tcp", addr.String())
+}

@@ -1,0 +1,282 @@
+package proxy
+
+import (
+	"context"
+	"log/slog"
+	"maps"
+	"math/rand/v2"
+	"net"
+	"net/netip"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/volant-edge/volant"
+	"github.com/volant-edge/volant/why"
+)
+
+// Config configures a Proxy. Its zero value serves on the kernel's TCP.
+type Config struct {
+	Epoch   uint64 // boot epoch of this node; 1
+	Version string // of the binary, for Hello
+	Binary  string // path of the binary, for Hello
+	// Listen and Dial replace the kernel's TCP. With both nil, plain TCP takes the fast road.
+	Listen func(ctx context.Context, addr netip.AddrPort) (net.Listener, error)
+	Dial   func(ctx context.Context, addr netip.AddrPort) (net.Conn, error)
+	Recent int // connections remembered; 4096
+	Log    *slog.Logger
+}
+
+// Hello tells who a proxy is.
+type Hello struct {
+	Epoch   uint64 `json:"epoch"`
+	PID     int    `json:"pid"`
+	Version string `json:"version"`
+	Binary  string `json:"binary"`
+	// Table is the version of the newest Table, zero before the first.
+	TableEpoch   uint64 `json:"table_epoch"`
+	TableVersion uint64 `json:"table_version"`
+}
+
+// Proxy leads connections to machines. See the package comment.
+type Proxy struct {
+	cfg Config
+	log *slog.Logger
+
+	mu        sync.Mutex // guards what follows; taken before an app's
+	table     Table
+	apps      map[volant.AppID]*app
+	owner     map[volant.MachineID]*app
+	seals     map[volant.MachineID]sealMark
+	listeners map[netip.AddrPort]*listener
+	stopping  bool
+
+	routes   atomic.Pointer[map[netip.AddrPort]*route]
+	wanted   chan struct{} // rung when the listeners should change; capacity 1
+	reporter reporter
+	watching sync.Mutex // held by the one Watch
+	roads    *roads
+	lastID   atomic.Uint64
+	sessions sync.WaitGroup
+	open     atomic.Int64
+}
+
+// sealMark says of which state of a machine a seal was.
+type sealMark struct{ epoch, seq uint64 }
+
+// route is where connections to one address and port go.
+type route struct {
+	app       *app
+	svc       *service
+	name      string
+	org       volant.OrgID
+	region    volant.Region
+	onData    bool // wake at the first byte only
+	queueTime time.Duration
+	refusal   rule // refuse them all
+}
+
+// New returns a Proxy which serves once it runs and has a Table.
+func New(cfg Config) (*Proxy, error) {
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Recent <= 0 {
+		cfg.Recent = 4096
+	}
+	cfg.Epoch = max(cfg.Epoch, 1)
+	if cfg.Listen == nil {
+		cfg.Listen = listenTCP
+	}
+	if cfg.Dial == nil {
+		cfg.Dial = dialTCP
+	}
+	p := &Proxy{
+		cfg: cfg, log: cfg.Log, apps: map[volant.AppID]*app{}, owner: map[volant.MachineID]*app{},
+		seals: map[volant.MachineID]sealMark{}, listeners: map[netip.AddrPort]*listener{},
+		wanted: make(chan struct{}, 1), roads: newRoads(cfg.Recent),
+	}
+	p.reporter.bell = make(chan struct{}, 1)
+	p.routes.Store(&map[netip.AddrPort]*route{})
+	return p, nil
+}
+
+func (p *Proxy) chance() uint64 { return rand.Uint64() }
+
+// Run serves until ctx ends; then it closes what is still open. Use Shutdown first to let connections end.
+func (p *Proxy) Run(ctx context.Context) error {
+	p.serve(ctx)
+	p.sessions.Wait()
+	return nil
+}
+
+// Shutdown stops accepting and returns when the last connection has ended, or ctx has. Established
+// connections are not touched.
+func (p *Proxy) Shutdown(ctx context.Context) error {
+	p.mu.Lock()
+	p.stopping = true
+	p.mu.Unlock()
+	p.ringWanted()
+	t := time.NewTicker(20 * time.Millisecond)
+	defer t.Stop()
+	for p.open.Load() > 0 {
+		select {
+		case <-ctx.Done():
+			return volant.Errorf(volant.ErrUnavailable, "%d connections are still open", p.open.Load())
+		case <-t.C:
+		}
+	}
+	return nil
+}
+
+// Hello tells who this proxy is and which Table it has.
+func (p *Proxy) Hello(context.Context) (Hello, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return Hello{
+		Epoch: p.cfg.Epoch, PID: os.Getpid(), Version: p.cfg.Version, Binary: p.cfg.Binary,
+		TableEpoch: p.table.Epoch, TableVersion: p.table.Version,
+	}, nil
+}
+
+// SetTable makes t the newest Table. It is idempotent; one that is older than the newest is refused with
+// volant.ErrConflict.
+func (p *Proxy) SetTable(_ context.Context, t Table) error {
+	if err := t.check(); err != nil {
+		return err
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if t.Epoch < p.table.Epoch || t.Epoch == p.table.Epoch && t.Version < p.table.Version {
+		return volant.Errorf(volant.ErrConflict, "table %d of epoch %d is older than the proxy's, %d of epoch %d",
+			t.Version, t.Epoch, p.table.Version, p.table.Epoch)
+	}
+	t = t.withDefaults()
+	p.table = t
+	p.applyLocked(t, time.Now())
+	p.ringWanted()
+	return nil
+}
+
+func (p *Proxy) applyLocked(t Table, now time.Time) {
+	routes := map[netip.AddrPort]*route{}
+	listed := map[volant.AppID]bool{}
+	owner := map[volant.MachineID]*app{}
+	for _, cfg := range t.Apps {
+		a := p.apps[cfg.ID]
+		if a == nil {
+			a = newApp(p, cfg.ID)
+			p.apps[cfg.ID] = a
+		}
+		listed[cfg.ID] = true
+		a.apply(cfg, t.Epoch, func(m Machine) bool { return p.sealedLocked(t.Epoch, m) }, now)
+		for _, m := range cfg.Machines {
+			owner[m.ID] = a
+		}
+		p.routeApp(routes, a, &cfg, t.Region)
+	}
+	for id, a := range p.apps {
+		if listed[id] {
+			continue
+		}
+		a.leave()
+		if a.idle() {
+			delete(p.apps, id)
+		}
+	}
+	p.owner = owner
+	p.routes.Store(&routes)
+}
+
+// routeApp adds the addresses of an app's services.
+func (p *Proxy) routeApp(routes map[netip.AddrPort]*route, a *app, cfg *App, region volant.Region) {
+	for i := range cfg.Services {
+		s := &cfg.Services[i]
+		r := &route{
+			app: a, svc: a.service(s.InternalPort), name: cfg.Name, org: cfg.Org, region: region,
+			onData: s.WakeOn == "data", queueTime: cfg.QueueTime.D(),
+		}
+		if len(s.Handlers) > 0 {
+			r.refusal = ruleHandler
+		}
+		for _, ap := range s.Listen {
+			ap = unmapped(ap)
+			if other := routes[ap]; other != nil && other.app != a {
+				p.log.Error("address is claimed twice", "addr", ap, "app", other.name, "other_app", cfg.Name)
+				continue
+			}
+			routes[ap] = r
+		}
+	}
+}
+
+func (a *app) service(port uint16) *service {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.services[port]
+}
+
+// sealedLocked says whether the machine's seal still holds in its new state.
+func (p *Proxy) sealedLocked(epoch uint64, m Machine) bool {
+	mark, ok := p.seals[m.ID]
+	if !ok {
+		return false
+	}
+	newer := epoch > mark.epoch || epoch == mark.epoch && m.Seq > mark.seq
+	if newer && m.Phase == PhaseServing {
+		delete(p.seals, m.ID)
+		return false
+	}
+	return true
+}
+
+// Seal returns true if the machine holds no slot, and then gives it none until a Table with a newer Seq
+// of it, or of a newer epoch, says that it serves. seq is that of the machine's Have.
+func (p *Proxy) Seal(_ context.Context, id volant.MachineID, seq uint64) (bool, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, a := range p.apps {
+		if (a == p.owner[id] || a.has(id)) && !a.seal(id) {
+			return false, nil
+		}
+	}
+	mark := sealMark{epoch: p.table.Epoch, seq: seq}
+	if old, ok := p.seals[id]; ok && old.epoch == mark.epoch {
+		mark.seq = max(mark.seq, old.seq)
+	}
+	p.seals[id] = mark
+	return true, nil
+}
+
+func (a *app) has(id volant.MachineID) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.machines[id] != nil
+}
+
+// Slots returns the slots held by each machine that holds any.
+func (p *Proxy) Slots(context.Context) (map[volant.MachineID]int, error) {
+	out := map[volant.MachineID]int{}
+	for _, a := range p.allApps() {
+		a.slotsByMachine(out)
+	}
+	return out, nil
+}
+
+// Query returns records of recent connections, refusals and wakes, newest first.
+func (p *Proxy) Query(_ context.Context, q why.Query) ([]why.Record, error) {
+	out := append(p.roads.query(q), p.reporter.notes.query(q)...)
+	sortRecords(out)
+	return out[:min(len(out), limit(q))], nil
+}
+
+func (p *Proxy) allApps() []*app {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	out := make([]*app, 0, len(p.apps))
+	for a := range maps.Values(p.apps) {
+		out = append(out, a)
+	}
+	return out
+}

@@ -1,0 +1,185 @@
+package proxy
+
+import (
+	"cmp"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/volant-edge/volant"
+	"github.com/volant-edge/volant/why"
+)
+
+// road is what is remembered of one connection. It is written by value, so that remembering costs no
+// memory of its own; words are made of it when somebody asks.
+type road struct {
+	id      uint64
+	epoch   uint64
+	start   time.Time
+	app     volant.AppID
+	name    string
+	org     volant.OrgID
+	client  netip.AddrPort
+	local   netip.AddrPort
+	machine volant.MachineID
+	port    uint16
+	rule    rule
+	refusal bool
+	end     end
+	tries   uint32        // attempts to connect that failed
+	waited  time.Duration // from accept until the machine accepted
+	took    time.Duration // from accept to the end
+	up      int64
+	down    int64
+}
+
+func (r *road) placed(st seat, now time.Time) {
+	r.machine, r.port, r.rule = st.place.m.id, st.place.svc.port, st.rule
+	r.waited = now.Sub(r.start)
+}
+
+func (r *road) over(how end, up, down int64, now time.Time) {
+	r.end, r.up, r.down, r.took = how, up, down, now.Sub(r.start)
+}
+
+func (r *road) refused(why rule, now time.Time) {
+	r.rule, r.refusal, r.took = why, true, now.Sub(r.start)
+}
+
+// request is the connection's ID as people see it.
+func (r *road) request() string {
+	return strconv.FormatUint(r.epoch, 16) + "-" + strconv.FormatUint(r.id, 16)
+}
+
+// record puts the road in words.
+func (r *road) record() why.Record {
+	rec := why.Record{
+		Time: r.start, Kind: why.Connection, Org: r.org, App: r.app, Machine: r.machine, Request: r.request(),
+		Rule: r.rule.String(),
+		Attrs: map[string]string{
+			"client": r.client.String(), "address": r.local.String(), "waited": r.waited.String(),
+		},
+	}
+	if r.refusal {
+		rec.Kind = why.Refusal
+		rec.Text = refusalText(r)
+		rec.Attrs["waited"] = r.took.String()
+		return rec
+	}
+	rec.Text = fmt.Sprintf("%s, to port %d of machine %s, connected after %s", placedText(r.rule), r.port, r.machine,
+		r.waited.Round(time.Microsecond))
+	if r.tries > 0 {
+		rec.Text += fmt.Sprintf(" and %d attempts", r.tries+1)
+	}
+	if r.end == endOpen {
+		rec.Text += "; open"
+		return rec
+	}
+	rec.Text += fmt.Sprintf("; ended after %s: %s; %d bytes up, %d down", r.took.Round(time.Millisecond), r.end, r.up, r.down)
+	rec.Attrs["end"] = r.end.String()
+	rec.Attrs["bytes_up"] = strconv.FormatInt(r.up, 10)
+	rec.Attrs["bytes_down"] = strconv.FormatInt(r.down, 10)
+	return rec
+}
+
+func placedText(r rule) string {
+	switch r {
+	case ruleSoft:
+		return "least loaded machine under its soft limit"
+	case ruleSpill:
+		return "no machine under its soft limit: least loaded under its hard limit"
+	}
+	return "no other machine had a free slot: tried one that refused before"
+}
+
+func refusalText(r *road) string {
+	took := r.took.Round(time.Millisecond)
+	switch r.rule {
+	case ruleNoRoute:
+		return "no service has this address and port"
+	case ruleHandler:
+		return "the service asks for a handler which this version does not have"
+	case ruleQueueFull:
+		return "all machines are at their hard limit and the app's queue is full (max_queue)"
+	case rulePeerLimit:
+		return "this client's network already has as many connections waiting as it may (max_per_client)"
+	case ruleQueueTime:
+		return fmt.Sprintf("no slot became free within the queue time; waited %s", took)
+	case ruleConnectTime:
+		return fmt.Sprintf("no machine's app accepted the connection in time; %d attempts in %s", r.tries, took)
+	case ruleNoWake:
+		return "no machine is awake and auto_start is off"
+	case ruleNoMachine:
+		return "the app has no machine that could serve and none may be made"
+	case ruleAppGone:
+		return "the service was removed while the connection waited"
+	case ruleClientGone:
+		return fmt.Sprintf("the client went away after waiting %s", took)
+	case ruleNoData:
+		return fmt.Sprintf("the client sent nothing for %s, and this service wakes a machine at the first byte only", took)
+	case ruleStopping:
+		return "the proxy is stopping"
+	case ruleNoFiles:
+		return "this node has no more file descriptors"
+	}
+	return "refused: " + r.rule.String()
+}
+
+// roads is the ring of recent connections.
+type roads struct {
+	mu   sync.Mutex
+	ring []road
+}
+
+func newRoads(n int) *roads { return &roads{ring: make([]road, n)} }
+
+// put writes a connection's road, over the older state of the same one if that is still there.
+func (rs *roads) put(r *road) {
+	rs.mu.Lock()
+	slot := &rs.ring[r.id%uint64(len(rs.ring))]
+	if slot.id <= r.id {
+		*slot = *r
+	}
+	rs.mu.Unlock()
+}
+
+// query returns the records that match, newest first.
+func (rs *roads) query(q why.Query) []why.Record {
+	rs.mu.Lock()
+	var found []road
+	for i := range rs.ring {
+		if r := &rs.ring[i]; r.id != 0 && r.match(q) {
+			found = append(found, *r)
+		}
+	}
+	rs.mu.Unlock()
+	slices.SortFunc(found, func(x, y road) int { return cmp.Compare(y.id, x.id) })
+	found = found[:min(len(found), limit(q))]
+	out := make([]why.Record, len(found))
+	for i := range found {
+		out[i] = found[i].record()
+	}
+	return out
+}
+
+func (r *road) match(q why.Query) bool {
+	kind := why.Connection
+	if r.refusal {
+		kind = why.Refusal
+	}
+	return (q.Org == "" || q.Org == r.org) && (q.App == "" || q.App == r.app) &&
+		(q.Machine == "" || q.Machine == r.machine) && (q.Request == "" || q.Request == r.request()) &&
+		(len(q.Kinds) == 0 || slices.Contains(q.Kinds, kind)) && !r.start.Before(q.Since)
+}
+
+func limit(q why.Query) int {
+	if q.Limit <= 0 {
+		return 100
+	}
+	return q.Limit
+}
+
+func portText(p uint16) string { return strconv.Itoa(int(p)) }

@@ -1,0 +1,55 @@
+package proxy
+
+// rule names what decided about a connection; records bear its name.
+type rule uint8
+
+// The rules by which a connection gets its machine, and those by which it is refused.
+const (
+	ruleNone  rule = iota
+	ruleSoft       // a machine under its soft limit
+	ruleSpill      // none under the soft limit: one under the hard limit
+	ruleProbe      // a machine that refused the connection before
+	ruleFull       // all machines at their hard limit
+	ruleNoRoute
+	ruleHandler
+	ruleQueueFull
+	rulePeerLimit
+	ruleQueueTime
+	ruleConnectTime
+	ruleNoWake
+	ruleNoMachine
+	ruleAppGone
+	ruleClientGone
+	ruleNoData
+	ruleStopping
+	ruleNoFiles
+)
+
+var ruleNames = [...]string{
+	"none", "under_soft_limit", "over_soft_limit", "probe", "hard_limit", "no_service", "unknown_handler", "queue_full",
+	"client_limit", "queue_timeout", "connect_timeout", "no_wake", "no_machine", "app_gone", "client_gone", "no_data",
+	"proxy_stopping", "out_of_files",
+}
+
+func (r rule) String() string { return ruleNames[r] }
+
+// end says how a relayed connection ended.
+type end uint8
+
+const (
+	endOpen         end = iota
+	endBoth             // both sides closed in order
+	endClientReset      // reset, or gone silent for all keep-alives
+	endMachineReset     // the same of the machine
+	endHalfClosed       // half-closed and silent for too long
+	endLinger           // the client was gone and the machine did not close: reset by us
+	endStopping         // the proxy was stopped
+)
+
+var endTexts = [...]string{
+	"open", "closed by both sides", "the client reset it or vanished", "the machine reset it or vanished",
+	"closed by the proxy: half-closed and silent for 10m", "the client was gone and the machine did not close within 10s",
+	"closed by the proxy, which was stopped",
+}
+
+func (e end) String() string { return endTexts[e] }

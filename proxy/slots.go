@@ -1,0 +1,440 @@
+package proxy
+
+import (
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/volant-edge/volant"
+)
+
+// app is the live side of one app: its slots and its queue. One mutex guards all of it, so that a
+// count and the decision taken on it are one step.
+type app struct {
+	id volant.AppID
+	p  *Proxy
+
+	mu       sync.Mutex
+	cfg      App
+	epoch    uint64 // of the table cfg is from
+	present  bool   // in the newest table
+	machines map[volant.MachineID]*machine
+	services map[uint16]*service // by internal port
+	wakes    map[volant.MachineID]*wakeTry
+	alarm    *time.Timer // next look at wakes; nil if none is due
+
+	waiting  int // in all queues, quiet ones as well
+	perPeer  map[netip.Addr]int
+	arrivals uint64
+	regions  []regionCount
+	held     int // slots
+	loud     int // waiters that are demand
+	peak     int // most held + loud since the last Load
+	refused  uint64
+
+	report report // what the reporter keeps here
+}
+
+type regionCount struct {
+	region        volant.Region
+	held, waiting int
+}
+
+// machine is one machine of an app, kept while it is in the table or holds slots.
+type machine struct {
+	id      volant.MachineID
+	cfg     Machine
+	present bool
+	sealed  bool
+	since   time.Time // when it began to serve
+	slots   int       // over all services
+}
+
+// service is one internal port of an app.
+type service struct {
+	app        *app
+	port       uint16
+	soft, hard int32
+	cands      []candidate
+	ranks      []uint32 // of cands
+	suspect    bool     // health is not looked at
+	places     []*place // of cands, by the same index
+	byID       map[volant.MachineID]*place
+	queue      queue
+	shy        bool // some place may be shut
+}
+
+// place is one machine's port: where a slot is held.
+type place struct {
+	svc   *service
+	m     *machine
+	index int // in svc.cands; -1 when the table no longer has it
+	used  int32
+	mood  flags // unproven, shut, dead
+	// failed is when connecting began to fail; zero while it does not. opened: it has accepted since it serves.
+	failed  time.Time
+	opened  bool
+	shutAt  time.Time     // when it was shut last
+	backoff time.Duration // how long it stays shut, or dead
+	again   *time.Timer   // ends shut or dead
+}
+
+func newApp(p *Proxy, id volant.AppID) *app {
+	return &app{
+		id: id, p: p, machines: map[volant.MachineID]*machine{}, services: map[uint16]*service{},
+		wakes: map[volant.MachineID]*wakeTry{}, perPeer: map[netip.Addr]int{},
+	}
+}
+
+// seat is a slot that is held: a place, where it leads and whose it is.
+type seat struct {
+	place  *place
+	addr   netip.AddrPort
+	region volant.Region
+	rule   rule
+	// probing says that the place is not known to accept connections: keep trying.
+	probing bool
+}
+
+// enter gives w a slot at once, or refuses it, or puts it in the queue: then the verdict comes later.
+func (a *app) enter(w *waiter) verdict {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if v, ok := a.take(w); ok {
+		return v
+	}
+	if r := a.mayWait(w); r != ruleNone {
+		a.refused++
+		a.touch(false)
+		return verdict{refusal: r}
+	}
+	a.arrivals++
+	w.arrival = a.arrivals
+	a.enqueue(w)
+	return verdict{}
+}
+
+// take gives w a slot if one is free and nobody waits before it; a.mu is held.
+func (a *app) take(w *waiter) (verdict, bool) {
+	s := w.svc
+	if !a.present || s.queue.first != nil {
+		return verdict{}, false
+	}
+	if s.shy {
+		s.reopen(time.Now())
+	}
+	c := pick(s.ranks, a.p.chance())
+	if c.demand {
+		a.touch(true)
+	}
+	if c.index < 0 {
+		return verdict{}, false
+	}
+	return verdict{seat: a.seat(s.places[c.index], c.rule, w.region)}, true
+}
+
+// seat takes a slot at pl; a.mu is held and pick has allowed it.
+func (a *app) seat(pl *place, r rule, region volant.Region) seat {
+	pl.add(1)
+	pl.m.slots++
+	a.held++
+	a.region(region).held++
+	a.peak = max(a.peak, a.held+a.loud)
+	s := pl.svc
+	a.touch(pl.used == s.soft || pl.used == s.hard)
+	return seat{
+		place: pl, addr: netip.AddrPortFrom(pl.m.cfg.Addr, s.port), region: region, rule: r,
+		probing: pl.mood&(unproven|shut) != 0,
+	}
+}
+
+// add changes the count of slots; app.mu is held.
+func (pl *place) add(n int32) {
+	pl.used += n
+	if pl.index >= 0 {
+		s, c := pl.svc, &pl.svc.cands[pl.index]
+		c.used = pl.used
+		s.ranks[pl.index] = c.rank(s.soft, s.hard, s.suspect)
+	}
+}
+
+// rank ranks all candidates, after something else than a count changed.
+func (s *service) rank() {
+	s.suspect = suspect(s.cands)
+	for i, c := range s.cands {
+		s.ranks[i] = c.rank(s.soft, s.hard, s.suspect)
+	}
+}
+
+// setMood changes what is known of the port; app.mu is held.
+func (pl *place) setMood(mood flags) {
+	pl.mood = mood
+	if pl.index >= 0 {
+		c := &pl.svc.cands[pl.index]
+		c.flags = c.flags&^(unproven|shut|dead) | mood
+		pl.svc.rank()
+	}
+}
+
+// release gives a slot back, and to the first who waits.
+func (a *app) release(st seat) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.free(st)
+	a.grant(st.place.svc)
+}
+
+// free gives a slot back; a.mu is held.
+func (a *app) free(st seat) {
+	pl := st.place
+	if pl.used == 0 {
+		panic("proxy: a slot was given back twice")
+	}
+	s := pl.svc
+	pl.add(-1)
+	pl.m.slots--
+	a.held--
+	a.region(st.region).held--
+	a.touch(pl.used == s.soft-1 || pl.used == s.hard-1 || pl.m.slots == 0)
+	if pl.index < 0 && pl.used == 0 {
+		a.forget(pl)
+	}
+}
+
+// forget drops a place which the table no longer has, and its machine with the last of them.
+func (a *app) forget(pl *place) {
+	delete(pl.svc.byID, pl.m.id)
+	if !pl.m.present && pl.m.slots == 0 {
+		delete(a.machines, pl.m.id)
+	}
+}
+
+// grant gives free slots to those who wait, in order of arrival; a.mu is held.
+func (a *app) grant(s *service) {
+	for s.queue.first != nil {
+		c := pick(s.ranks, a.p.chance())
+		if c.index < 0 {
+			return
+		}
+		w := s.queue.first
+		a.dequeue(w)
+		w.deliver(verdict{seat: a.seat(s.places[c.index], c.rule, w.region)})
+	}
+}
+
+// region finds the counters of a region; there are few.
+func (a *app) region(r volant.Region) *regionCount {
+	for i := range a.regions {
+		if a.regions[i].region == r {
+			return &a.regions[i]
+		}
+	}
+	a.regions = append(a.regions, regionCount{region: r})
+	return &a.regions[len(a.regions)-1]
+}
+
+// seal promises that a machine gets no connection, unless it has one.
+func (a *app) seal(id volant.MachineID) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	m := a.machines[id]
+	if m == nil {
+		return true
+	}
+	if m.slots > 0 {
+		return false
+	}
+	m.sealed = true
+	for _, s := range a.services {
+		if pl := s.byID[id]; pl != nil && pl.index >= 0 {
+			s.cands[pl.index].flags |= sealed
+			s.rank()
+		}
+	}
+	a.rewake()
+	return true
+}
+
+// apply makes the table's word of this app the newest. sealedNow says which machines stay sealed.
+func (a *app) apply(cfg App, epoch uint64, sealedNow func(Machine) bool, now time.Time) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.cfg, a.epoch, a.present = cfg, epoch, true
+	for _, m := range a.machines {
+		m.present = false
+	}
+	order := make([]*machine, 0, len(cfg.Machines))
+	for _, c := range cfg.Machines {
+		order = append(order, a.applyMachine(c, sealedNow(c), now))
+	}
+	ports := map[uint16]bool{}
+	for i := range cfg.Services {
+		c := &cfg.Services[i]
+		if !ports[c.InternalPort] {
+			ports[c.InternalPort] = true
+			a.applyService(c, order)
+		}
+	}
+	for port, s := range a.services {
+		if !ports[port] {
+			a.retire(s)
+		}
+	}
+	a.dropAbsent()
+	a.settleWakes(now)
+	for _, s := range a.services {
+		a.grant(s)
+	}
+	a.recheckWaiters()
+	a.rewake()
+	a.touch(false)
+}
+
+func (a *app) applyMachine(c Machine, isSealed bool, now time.Time) *machine {
+	m := a.machines[c.ID]
+	if m == nil {
+		m = &machine{id: c.ID}
+		a.machines[c.ID] = m
+	}
+	fresh := c.Phase == PhaseServing && (m.cfg.Phase != PhaseServing || m.cfg.Addr != c.Addr)
+	m.cfg, m.present, m.sealed = c, true, isSealed
+	if fresh {
+		m.since = now
+		for _, s := range a.services {
+			if pl := s.byID[c.ID]; pl != nil {
+				pl.renew()
+			}
+		}
+	}
+	return m
+}
+
+// renew forgets what was known of the port, since its machine began to serve anew.
+func (pl *place) renew() {
+	pl.failed, pl.opened, pl.backoff = time.Time{}, false, 0
+	if pl.again != nil {
+		pl.again.Stop()
+	}
+	pl.setMood(unproven)
+}
+
+func (a *app) applyService(c *Service, order []*machine) {
+	s := a.services[c.InternalPort]
+	if s == nil {
+		s = &service{app: a, port: c.InternalPort, byID: map[volant.MachineID]*place{}}
+		a.services[c.InternalPort] = s
+	}
+	s.soft, s.hard = limits(c)
+	for _, pl := range s.byID {
+		pl.index = -1
+	}
+	s.cands, s.ranks, s.places = make([]candidate, len(order)), make([]uint32, len(order)), make([]*place, len(order))
+	for i, m := range order {
+		pl := s.byID[m.id]
+		if pl == nil {
+			pl = &place{svc: s, m: m, mood: unproven}
+			s.byID[m.id] = pl
+		}
+		pl.index = i
+		s.places[i] = pl
+		s.cands[i] = candidate{used: pl.used, flags: m.flags(c.InternalPort) | pl.mood}
+	}
+	s.rank()
+}
+
+// limits bounds what a table says of soft and hard.
+func limits(c *Service) (soft, hard int32) {
+	const most = 1 << 20
+	hard = int32(min(max(c.Hard, 0), most))
+	soft = int32(min(max(c.Soft, 0), int(hard)))
+	return soft, hard
+}
+
+// flags says what of the machine matters for pick.
+func (m *machine) flags(port uint16) flags {
+	var f flags
+	if m.cfg.Phase == PhaseServing && m.cfg.Addr.IsValid() {
+		f |= serving
+	}
+	if m.cfg.Cordoned {
+		f |= cordoned
+	}
+	if m.cfg.Draining {
+		f |= draining
+	}
+	if m.sealed {
+		f |= sealed
+	}
+	if slices.Contains(m.cfg.Failing, port) {
+		f |= failing
+	}
+	return f
+}
+
+// retire takes a service out of use; its slots live on until their connections end.
+func (a *app) retire(s *service) {
+	for s.queue.first != nil {
+		a.deny(s.queue.first, ruleAppGone)
+	}
+	s.cands, s.ranks, s.places = nil, nil, nil
+	for _, pl := range s.byID {
+		pl.index = -1
+	}
+}
+
+// dropAbsent forgets what the table no longer has and holds no slot.
+func (a *app) dropAbsent() {
+	for port, s := range a.services {
+		for _, pl := range s.byID {
+			if pl.index < 0 && pl.used == 0 {
+				delete(s.byID, pl.m.id)
+			}
+		}
+		if s.cands == nil && len(s.byID) == 0 {
+			delete(a.services, port)
+		}
+	}
+	for id, m := range a.machines {
+		if !m.present && m.slots == 0 {
+			delete(a.machines, id)
+		}
+	}
+}
+
+// leave takes the app out of the table: who waits is refused, who is connected stays.
+func (a *app) leave() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.present = false
+	for _, m := range a.machines {
+		m.present = false
+	}
+	for _, s := range a.services {
+		a.retire(s)
+	}
+	a.dropAbsent()
+	clear(a.wakes)
+	if a.alarm != nil {
+		a.alarm.Stop()
+	}
+	a.touch(false)
+}
+
+// idle says whether nothing is left of an app that left the table.
+func (a *app) idle() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return !a.present && a.held == 0 && a.waiting == 0
+}
+
+// slotsByMachine adds the app's slots to out.
+func (a *app) slotsByMachine(out map[volant.MachineID]int) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for id, m := range a.machines {
+		if m.slots > 0 {
+			out[id] += m.slots
+		}
+	}
+}

@@ -1,0 +1,198 @@
+package proxy
+
+import (
+	"slices"
+	"time"
+
+	"github.com/volant-edge/volant"
+)
+
+const (
+	wakeBackoff    = 250 * time.Millisecond // after the first wake that failed; doubles
+	wakeBackoffMax = 30 * time.Second
+	wakeResend     = 10 * time.Second // a wake of which nothing is heard is asked for again
+)
+
+// wakeTry is what is known of waking one machine. It is dropped when the machine serves.
+type wakeTry struct {
+	epoch, seq uint64    // of the machine when it was asked for
+	pending    bool      // asked for, nothing heard
+	booting    bool      // heard that it boots
+	unsent     bool      // to be told to the server
+	asked      time.Time // when it was last told
+	failures   int
+	notBefore  time.Time
+	reason     string
+}
+
+// settleWakes compares the wakes asked for with what the new table says; a.mu is held.
+func (a *app) settleWakes(now time.Time) {
+	for id, w := range a.wakes {
+		m := a.machines[id]
+		if m == nil || !m.present || m.cfg.Phase == PhaseServing {
+			delete(a.wakes, id)
+			continue
+		}
+		if !w.pending && !w.booting || a.epoch == w.epoch && m.cfg.Seq <= w.seq {
+			continue
+		}
+		if m.cfg.Phase == PhaseBooting {
+			w.pending, w.booting, w.unsent = false, true, false
+			continue
+		}
+		w.pending, w.booting, w.unsent = false, false, false
+		wait := min(wakeBackoff<<min(w.failures, 16), wakeBackoffMax)
+		w.failures++
+		w.notBefore = now.Add(wait)
+		a.p.noteWake(a, id, "wake_failed", "the machine did not come to serve (it is "+string(m.cfg.Phase)+
+			"): not asked again for "+wait.String())
+	}
+}
+
+// rewake asks for the machines that those who wait need; a.mu is held.
+func (a *app) rewake() {
+	if a.loud == 0 || !a.present {
+		return
+	}
+	now := time.Now()
+	need := 0
+	for _, s := range a.services {
+		need = max(need, planWakes(a.wakeView(s)))
+	}
+	for ; need > 0; need-- {
+		m := a.sleeper(now)
+		if m == nil {
+			break
+		}
+		a.wake(m, now)
+	}
+	a.remind(now)
+}
+
+func (a *app) wakeView(s *service) wakeView {
+	v := wakeView{soft: int(s.soft), canGrow: a.cfg.CanGrow, noWake: a.cfg.NoWake}
+	for w := s.queue.first; w != nil; w = w.next {
+		if !w.quiet {
+			v.queued++
+		}
+	}
+	for id, m := range a.machines {
+		if !m.present || m.cfg.Cordoned {
+			continue
+		}
+		w := a.wakes[id]
+		switch {
+		case m.cfg.Phase == PhaseBooting, w != nil && w.pending:
+			v.coming++
+		case m.cfg.Phase == PhaseServing && !m.sealed && (!m.cfg.Draining || a.cfg.CanGrow):
+			v.serving++
+		}
+	}
+	return v
+}
+
+// sleeper chooses the machine to wake: suspended before stopped, fewest failures, then by ID.
+func (a *app) sleeper(now time.Time) *machine {
+	var best *machine
+	rank := func(m *machine) int {
+		r := 0
+		if w := a.wakes[m.id]; w != nil {
+			r = 2 * w.failures
+		}
+		if m.cfg.Phase == PhaseStopped {
+			r++
+		}
+		return r
+	}
+	for id, m := range a.machines {
+		asleep := m.cfg.Phase == PhaseSuspended || m.cfg.Phase == PhaseStopped
+		if !m.present || m.cfg.Cordoned || !asleep {
+			continue
+		}
+		if w := a.wakes[id]; w != nil && (w.pending || now.Before(w.notBefore)) {
+			continue
+		}
+		if best == nil || rank(m) < rank(best) || rank(m) == rank(best) && id < best.id {
+			best = m
+		}
+	}
+	return best
+}
+
+func (a *app) wake(m *machine, now time.Time) {
+	w := a.wakes[m.id]
+	if w == nil {
+		w = &wakeTry{}
+		a.wakes[m.id] = w
+	}
+	w.epoch, w.seq = a.epoch, m.cfg.Seq
+	w.pending, w.unsent, w.asked = true, true, now
+	w.reason = "a connection waits and no machine that serves has a free slot"
+	a.p.noteWake(a, m.id, "wake", w.reason+": asked its host to wake it ("+string(m.cfg.Phase)+")")
+	a.touch(true)
+}
+
+// remind sets the alarm for the next moment at which a wake may be asked for (again).
+func (a *app) remind(now time.Time) {
+	var next time.Time
+	for _, w := range a.wakes {
+		t := w.notBefore
+		switch {
+		case w.pending:
+			t = w.asked.Add(wakeResend)
+		case w.booting || !t.After(now):
+			continue
+		}
+		if next.IsZero() || t.Before(next) {
+			next = t
+		}
+	}
+	if next.IsZero() {
+		return
+	}
+	if a.alarm == nil {
+		a.alarm = time.AfterFunc(max(next.Sub(now), 0), a.alarmed)
+		return
+	}
+	a.alarm.Reset(max(next.Sub(now), 0))
+}
+
+func (a *app) alarmed() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.loud == 0 {
+		return
+	}
+	now := time.Now()
+	for _, w := range a.wakes {
+		if w.pending && now.Sub(w.asked) >= wakeResend {
+			w.unsent, w.asked = true, now
+			a.touch(true)
+		}
+	}
+	a.rewake()
+}
+
+// unsentWakes takes the wakes to be told now; all says those told before as well. a.mu is held.
+func (a *app) unsentWakes(all bool) []Wake {
+	var out []Wake
+	for id, w := range a.wakes {
+		if !w.pending || !w.unsent && !all || a.loud == 0 {
+			continue
+		}
+		w.unsent = false
+		out = append(out, Wake{App: a.id, Machine: id, Reason: w.reason})
+	}
+	slices.SortFunc(out, func(x, y Wake) int { return compareIDs(x.Machine, y.Machine) })
+	return out
+}
+
+func compareIDs(x, y volant.MachineID) int {
+	switch {
+	case x < y:
+		return -1
+	case x > y:
+		return 1
+	}
+	return 0
+}
