@@ -83,6 +83,8 @@ type Spec struct {
 	MemoryMiB int
 	Kernel    string // ELF vmlinux
 	Initrd    string
+	// KernelSum identifies the content of both; where it is empty the engine hashes the files, once.
+	KernelSum string
 	Drives    []Drive
 	NICs      []NIC
 	// Placed is called with the VMM's process ID before any guest instruction runs, to put it into
@@ -128,6 +130,9 @@ type Snapshot struct {
 	KernelSum string    `json:"kernel_sum"` // of kernel and initrd
 	StateSum  string    `json:"state_sum"`  // sha256 of the state file, checked before each restore
 	MemSize   int64     `json:"mem_size"`
+	MemSum    string    `json:"mem_sum"`             // of the memory file's content, checked only after the host's reboot
+	HostBoot  string    `json:"host_boot"`           // the host's boot ID when it was taken
+	ClockKHz  int       `json:"clock_khz,omitempty"` // the guest's clock rate, where the engine gave it the host's
 	Taken     time.Time `json:"taken"`
 	// Template is set by the caller for a snapshot that may be restored many times; Restore then
 	// works on a copy. Any other snapshot may be consumed by its Restore.
