@@ -4,11 +4,11 @@ GO      ?= go
 GOFLAGS += -trimpath
 export CGO_ENABLED ?= 0
 
-build: guest/initbin/volant-init ; $(GO) build -trimpath -o build/volant ./cmd/volant
+build: guest/initbin/bin/volant-init ; $(GO) build -trimpath -o build/volant ./cmd/volant
 .PHONY: build
 
 # The guest's PID 1: static, small, embedded in the volant binary.
-guest/initbin/volant-init: $(shell find guest -name '*.go' -not -name '*_test.go') go.mod
+guest/initbin/bin/volant-init: $(shell find guest -name '*.go' -not -name '*_test.go') go.mod
 	$(GO) build -trimpath -ldflags '-s -w' -o $@ ./guest/cmd/init
 
 lint: ; $(GO) run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.12.2 run ./...

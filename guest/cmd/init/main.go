@@ -1,0 +1,4 @@
+// Command init is PID 1 of a microVM.
+package main
+
+func main() {}
