@@ -150,6 +150,7 @@ type Have struct {
 	Reason     string     `json:"reason,omitempty"` // why it is in State, for a person
 	Failures   int        `json:"failures"`         // boots in a row which did not come to serve
 	Orphan     bool       `json:"orphan,omitempty"` // runs without a wish
+	Cold       bool       `json:"cold,omitempty"`   // this run was booted, not restored: its app may be slow to listen
 }
 
 // Check is the outcome of one service check.

@@ -1,0 +1,199 @@
+package host
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	volant "github.com/volant-edge/volant"
+	"github.com/volant-edge/volant/microvm"
+)
+
+// evictTimeout bounds how long a wake waits for another machine to fall asleep.
+const evictTimeout = 15 * time.Second
+
+// admit finds room for a machine that is about to boot, putting empty machines to sleep if it must.
+func (h *Host) admit(ctx context.Context, m *machine, w volant.Machine) error {
+	if err := h.tenant(w.Org, m.id); err != nil {
+		return err
+	}
+	g := w.Config.Guest.WithDefaults()
+	_, err := h.ledger.take(m.id, g)
+	for _, v := range h.victims(m) {
+		if err == nil {
+			break
+		}
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if h.evict(ctx, v, m.id) {
+			_, err = h.ledger.take(m.id, g)
+		}
+	}
+	if err != nil {
+		return err
+	}
+	h.reshare(ctx, g)
+	return nil
+}
+
+// evict puts an empty machine to sleep and reports whether it sleeps.
+func (h *Host) evict(ctx context.Context, v *machine, by volant.MachineID) bool {
+	ctx, cancel := context.WithTimeout(ctx, evictTimeout)
+	defer cancel()
+	if h.awakeBut(v) < h.minOf(v.wish().App) {
+		return false
+	}
+	a := &ask{what: AskSuspend, seal: true, by: fmt.Sprintf("memory for %s", by)}
+	if err := v.order(ctx, a); err != nil {
+		return false
+	}
+	select {
+	case <-a.done:
+	case <-ctx.Done():
+		return false
+	}
+	return v.state().Asleep()
+}
+
+// victims are empty machines that may fall asleep for another: draining ones first, then the longest empty.
+func (h *Host) victims(but *machine) []*machine {
+	type candidate struct {
+		m        *machine
+		draining bool
+		empty    time.Time
+	}
+	var cs []candidate
+	for _, m := range h.all() {
+		if m == but {
+			continue
+		}
+		m.mu.Lock()
+		if m.rec.State == volant.StateStarted && m.appUp && m.slots <= 0 && m.rec.Machine.Run == volant.RunAuto && !m.orphan {
+			cs = append(cs, candidate{m, m.rec.Draining, m.empty})
+		}
+		m.mu.Unlock()
+	}
+	slices.SortStableFunc(cs, func(a, b candidate) int {
+		if a.draining != b.draining {
+			if a.draining {
+				return -1
+			}
+			return 1
+		}
+		return a.empty.Compare(b.empty)
+	})
+	ms := make([]*machine, len(cs))
+	for i, c := range cs {
+		ms[i] = c.m
+	}
+	return ms
+}
+
+// awakeBut counts the awake machines of a machine's app beside it.
+func (h *Host) awakeBut(v *machine) int {
+	app, n := v.wish().App, 0
+	for _, m := range h.all() {
+		m.mu.Lock()
+		if m != v && m.rec.Machine.App == app && m.rec.State == volant.StateStarted && !m.rec.Draining {
+			n++
+		}
+		m.mu.Unlock()
+	}
+	return n
+}
+
+func (h *Host) minOf(app volant.AppID) int {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.mins[app]
+}
+
+// bestMode is the fastest way to boot that there is.
+func (h *Host) bestMode(w *volant.Machine, snap *manifest) mode {
+	if snap != nil {
+		return modeRestore
+	}
+	if _, ok := h.templates.get(w.Config.Guest.WithDefaults()); ok {
+		return modeTemplate
+	}
+	return modeCold
+}
+
+// freed gives back what a machine held that has no process any more.
+func (h *Host) freed(id volant.MachineID) {
+	h.ledger.release(id)
+	for _, m := range h.all() {
+		m.mu.Lock()
+		waits := m.rec.Wanted && !m.vmUp && m.rec.Machine.Run == volant.RunOn
+		if waits {
+			m.retryAt = time.Time{}
+		}
+		m.mu.Unlock()
+		if waits {
+			m.nudge()
+		}
+	}
+}
+
+// reshare takes the cores of a performance machine from the shared ones.
+func (h *Host) reshare(ctx context.Context, g volant.Guest) {
+	if g.CPUKind != volant.CPUPerformance {
+		return
+	}
+	for _, m := range h.all() {
+		m.mu.Lock()
+		shared := m.vmUp && m.rec.Machine.Config.Guest.WithDefaults().CPUKind == volant.CPUShared
+		m.mu.Unlock()
+		if shared {
+			m.limit(ctx)
+		}
+	}
+}
+
+// limitLater gives an awake machine its own limits; until then it boots with a full share.
+func (m *machine) limitLater(ctx context.Context, vm microvm.VM) {
+	w := m.wish()
+	if w.Config.Guest.CPUKind == volant.CPUPerformance {
+		m.pin(ctx, vm)
+	} else {
+		m.pause(ctx, fullShare)
+	}
+	if ctx.Err() == nil {
+		m.limit(ctx)
+	}
+}
+
+// limit applies the machine's CPU limits.
+func (m *machine) limit(ctx context.Context) {
+	w := m.wish()
+	g := w.Config.Guest.WithDefaults()
+	l := Limits{Weight: 100 * g.CPUs}
+	if g.CPUKind == volant.CPUPerformance {
+		l.CPUs = m.h.ledger.cpusOf(m.h.ledger.coresOf(m.id))
+	} else if len(m.h.cfg.Cores) > 0 {
+		l.CPUs = m.h.ledger.sharedCPUs()
+	}
+	if err := m.h.deps.Cgroups.Limit(ctx, m.id, l); err != nil && ctx.Err() == nil {
+		m.log.Warn("limits not applied", "err", err)
+	}
+}
+
+// pin binds each vCPU of a performance machine to a CPU of its own.
+func (m *machine) pin(ctx context.Context, vm microvm.VM) {
+	cpus := m.h.ledger.cpusOf(m.h.ledger.coresOf(m.id))
+	tids, err := vm.VCPUThreads(ctx)
+	if err != nil {
+		m.log.Warn("vcpu threads not found", "err", err)
+		return
+	}
+	for i, tid := range tids {
+		if i >= len(cpus) {
+			return
+		}
+		if err := m.h.deps.Cgroups.Pin(tid, cpus[i]); err != nil {
+			m.log.Warn("vcpu not pinned", "err", err)
+		}
+	}
+}

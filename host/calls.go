@@ -1,0 +1,188 @@
+package host
+
+import (
+	"context"
+	"time"
+
+	volant "github.com/volant-edge/volant"
+)
+
+// setWish takes a newer wish. An error means that it could not be put on record.
+func (m *machine) setWish(w volant.Machine) error {
+	if w.Tombstone {
+		w.Run = volant.RunDestroyed
+	}
+	m.mu.Lock()
+	found := m.orphan
+	m.orphan = false
+	old := m.rec.Machine
+	if w.Generation <= old.Generation && old.Kind != "" {
+		m.mu.Unlock()
+		if found {
+			m.publish()
+		}
+		return nil
+	}
+	err := m.writeLocked(pointWish, func(r *record) { r.follow(w) })
+	if err == nil {
+		m.prepared = m.prepared && w.Image == old.Image
+		m.retryAt = time.Time{}
+		if m.doing == DoBoot || m.doing == DoPrepare || m.doing == DoRestart {
+			if w.Run == volant.RunDestroyed || w.Run == volant.RunOff || w.Version != old.Version {
+				m.cancel()
+			}
+		}
+	}
+	m.mu.Unlock()
+	m.nudge()
+	return err
+}
+
+// follow takes the wish and what it says about being awake.
+func (r *record) follow(w volant.Machine) {
+	old := r.Machine
+	r.Machine = w
+	changed := old.Version != w.Version
+	if changed {
+		r.Failures, r.Restarts = 0, nil
+	}
+	switch w.Run {
+	case volant.RunOn:
+		r.Wanted = r.Wanted || changed || old.Run != volant.RunOn
+	case volant.RunOff, volant.RunDestroyed:
+		r.Wanted = false
+	case volant.RunAuto:
+		if changed && r.State == volant.StateFailed {
+			r.State, r.Reason = volant.StateStopped, "its config was changed"
+		}
+	}
+}
+
+// wake wants the machine awake and returns when it is on record that it starts.
+func (m *machine) wake(ctx context.Context, reason string) error {
+	m.mu.Lock()
+	r := &m.rec
+	switch {
+	case r.Machine.Run == volant.RunDestroyed:
+		m.mu.Unlock()
+		return volant.Errorf(volant.ErrPrecondition, "machine %s is %s", m.id, r.State)
+	case r.Machine.Run == volant.RunOff:
+		m.mu.Unlock()
+		return volant.Errorf(volant.ErrPrecondition, "machine %s was stopped by its owner", m.id).
+			WithRemedy("start it: volant machine start %s", m.id)
+	case r.Machine.Run == volant.RunAuto && r.Machine.Cordoned:
+		m.mu.Unlock()
+		return volant.Errorf(volant.ErrPrecondition, "machine %s is cordoned", m.id).
+			WithRemedy("uncordon it: volant machine uncordon %s", m.id)
+	case r.State == volant.StateStarted || r.State == volant.StateStarting:
+		m.mu.Unlock()
+		return nil
+	}
+	if r.State == volant.StateFailed {
+		r.Restarts = nil
+	}
+	if !r.Wanted {
+		m.wokenBy, m.retryAt = reason, time.Time{}
+	}
+	r.Wanted = true
+	c := make(chan error, 1)
+	m.waiters = append(m.waiters, c)
+	m.mu.Unlock()
+	m.nudge()
+	select {
+	case err := <-c:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-m.h.stopped:
+		return errStopped
+	}
+}
+
+// order gives the loop something to do and returns the order when it has begun.
+func (m *machine) order(ctx context.Context, a *ask) error {
+	a.begun, a.done = make(chan error, 1), make(chan struct{})
+	m.mu.Lock()
+	if m.ask != nil {
+		m.mu.Unlock()
+		return volant.Errorf(volant.ErrConflict, "machine %s is already asked to %s", m.id, m.ask.what)
+	}
+	m.ask = a
+	if a.what == AskStop && !a.seal && (m.doing == DoBoot || m.doing == DoPrepare) {
+		m.rec.Wanted = false
+		m.cancel()
+	}
+	m.mu.Unlock()
+	m.nudge()
+	select {
+	case err := <-a.begun:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-m.h.stopped:
+		return errStopped
+	}
+}
+
+// drain sets or clears draining.
+func (m *machine) drain(d Drain) error {
+	m.mu.Lock()
+	r := &m.rec
+	switch {
+	case d.On == r.Draining && (!d.On || d.Then == r.Then):
+		m.mu.Unlock()
+		return nil
+	case d.On && !(r.State == volant.StateStarted || r.State == volant.StateStarting):
+		state := r.State
+		m.mu.Unlock()
+		return volant.Errorf(volant.ErrPrecondition, "machine %s is %s: there is nothing to drain", m.id, state)
+	case !d.On && (r.State == volant.StateSuspending || r.State == volant.StateStopping):
+		state := r.State
+		m.mu.Unlock()
+		return volant.Errorf(volant.ErrPrecondition, "machine %s is %s already", m.id, state).WithRemedy("wake it")
+	}
+	err := m.writeLocked(pointDrain, func(r *record) {
+		r.Draining, r.Then = d.On, ""
+		if d.On {
+			r.Then = d.Then
+		}
+	})
+	m.sealAt = time.Time{}
+	m.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	m.publish()
+	m.nudge()
+	return nil
+}
+
+// setSlots takes the number of slots the proxy holds.
+func (m *machine) setSlots(n int) {
+	m.mu.Lock()
+	same := n == m.slots
+	if n <= 0 && m.slots > 0 {
+		m.empty = time.Now()
+	}
+	m.slots = n
+	if n <= 0 && !same {
+		m.sealAt = time.Time{}
+	}
+	news := n > 0 && m.servedLocked()
+	drained := n <= 0 && m.rec.Draining && !same
+	m.mu.Unlock()
+	if news {
+		m.publish()
+	}
+	if drained {
+		m.nudge()
+	}
+}
+
+// servedLocked notes that this run has come to serve, and says whether that is news.
+func (m *machine) servedLocked() bool {
+	m.rec.Served = true
+	news := m.rec.Failures != 0
+	m.rec.Failures = 0
+	return news
+}

@@ -1,0 +1,152 @@
+package host
+
+import (
+	"context"
+	"io"
+	"log/slog"
+	"net"
+	"net/netip"
+	"time"
+
+	volant "github.com/volant-edge/volant"
+	"github.com/volant-edge/volant/guest"
+	"github.com/volant-edge/volant/microvm"
+	"github.com/volant-edge/volant/why"
+)
+
+// Config is what a host is told. Zero values mean the defaults given here.
+type Config struct {
+	Node     volant.NodeID
+	Region   volant.Region
+	Epoch    uint64        // of the node; required, grows with each start
+	Dir      string        // for records, scratch disks, snapshots, templates and logs
+	Kernel   Kernel        // of all machines
+	Template volant.Guest  // size whose template is made at start; the default machine's
+	Adopt    time.Duration // how long the start waits for running machines to be found again; 10s
+
+	MemoryMB   int     // of the server; required
+	ReserveMB  int     // kept from machines; an eighth, at least 512
+	Cores      [][]int // logical CPUs of each physical core; none: CPUs are not counted
+	AllowMixed bool    // organizations side by side on an engine that does not isolate them
+
+	ScratchMB int    // size of a machine's writable disk; 8192
+	LogBytes  int64  // of a machine's log, two files of it are kept; 1 MiB
+	HostBoot  string // boot ID of the server; read from /proc
+
+	NoTemplates bool // always boot cold
+
+	// Crash is called before and after each write-ahead record, with the name of its point. A test stops
+	// the process there.
+	Crash func(point, when string)
+}
+
+// Kernel is what machines boot.
+type Kernel struct {
+	Vmlinux, Initrd string
+	Sum             string // of both
+}
+
+// Deps are the powers a host needs. All but Seal, Publish, Why, Log, Open, Dial and AppName are required.
+type Deps struct {
+	Engine  microvm.Engine
+	Images  Images
+	Net     Net
+	Cgroups Cgroups
+	Seal    Sealer // nil: nothing is ever routed here, so all is sealed
+	// Publish is called with each change of a machine, in order for each machine. It must not block.
+	Publish func(volant.Have)
+	Why     why.Log
+	Log     *slog.Logger
+	// Open opens a session with a guest's agent; guest.Open by default.
+	Open func(ctx context.Context, link io.ReadWriteCloser) (Session, error)
+	// Dial connects for checks; net.Dialer's by default.
+	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
+	// AppName names an app for the environment of its machines; its ID where nil or "".
+	AppName func(volant.AppID) string
+}
+
+// Images makes disks.
+type Images interface {
+	// Rootfs returns the root disk of an image, converting it the first time.
+	Rootfs(ctx context.Context, d volant.Digest) (Rootfs, error)
+	// Scratch makes an empty writable disk at path, in place of what is there.
+	Scratch(ctx context.Context, path string, sizeMB int) error
+}
+
+// Rootfs is the read-only root disk of an image and what the image says to run.
+type Rootfs struct {
+	Path       string
+	Type       string // erofs
+	Entrypoint []string
+	Cmd        []string
+	Env        []string // KEY=value
+	User       string
+	WorkDir    string
+	StopSignal string
+}
+
+// Net makes the links of machines.
+type Net interface {
+	// Attach makes the machine's link, or finds it. Idempotent.
+	Attach(ctx context.Context, id volant.MachineID, org volant.OrgID) (Link, error)
+	// Detach removes it and forgets its addresses. Idempotent.
+	Detach(ctx context.Context, id volant.MachineID) error
+	// Sweep removes the links of machines that keep does not name.
+	Sweep(ctx context.Context, keep func(volant.MachineID) bool) (removed []string, err error)
+}
+
+// Link is a machine's network link.
+type Link struct {
+	Tap string
+	MAC net.HardwareAddr
+	Net guest.Net
+}
+
+// IP is the address of the machine that connections go to.
+func (l Link) IP() netip.Addr { return l.Net.Addr.Addr() }
+
+// Cgroups bounds what a VMM may use.
+type Cgroups interface {
+	// Add moves a process into the machine's cgroup, which is made if it is missing.
+	Add(ctx context.Context, id volant.MachineID, pid int) error
+	// Limit sets the machine's limits.
+	Limit(ctx context.Context, id volant.MachineID, l Limits) error
+	// Pin binds a thread to a CPU.
+	Pin(tid, cpu int) error
+	// Remove removes the machine's cgroup, which is empty. Idempotent.
+	Remove(ctx context.Context, id volant.MachineID) error
+	// Sweep removes the cgroups of machines that keep does not name.
+	Sweep(ctx context.Context, keep func(volant.MachineID) bool) (removed []string, err error)
+}
+
+// Limits bound a machine's CPUs. Zero values are no limit.
+type Limits struct {
+	Weight int           // share against other machines; 100 per vCPU
+	Quota  time.Duration // CPU time per Period
+	Burst  time.Duration // unused quota that may be saved up
+	Period time.Duration
+	CPUs   []int // the logical CPUs it may run on
+}
+
+// Sealer is the proxy as far as the host needs it.
+type Sealer interface {
+	// Seal reports whether no slot of the machine is held. If so none is granted until the proxy sees a
+	// newer seq of the machine that serves.
+	Seal(ctx context.Context, id volant.MachineID, seq uint64) (bool, error)
+}
+
+// Session is a session with a guest's agent, as guest.Session is.
+type Session interface {
+	Hello() guest.Hello
+	Configure(ctx context.Context, c guest.Config) error
+	Start(ctx context.Context) error
+	Thaw(ctx context.Context, t guest.Thaw) error
+	Freeze(ctx context.Context) error
+	Wait(ctx context.Context) (guest.Exit, error)
+	Signal(ctx context.Context, sig int) error
+	Exec(ctx context.Context, e guest.Exec) (guest.Exit, error)
+	Logs(ctx context.Context, from uint64, fn func(guest.LogLine)) error
+	Shutdown(ctx context.Context) error
+	Done() <-chan struct{}
+	Close() error
+}

@@ -1,0 +1,442 @@
+package host
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	volant "github.com/volant-edge/volant"
+	"github.com/volant-edge/volant/guest"
+	"github.com/volant-edge/volant/microvm"
+	"github.com/volant-edge/volant/why"
+)
+
+var errStopped = volant.Errorf(volant.ErrUnavailable, "the host is stopping").WithRemedy("try again in a moment")
+
+// Host runs the machines of one server.
+type Host struct {
+	cfg       Config
+	deps      Deps
+	log       *slog.Logger
+	journal   *journal
+	ledger    *ledger
+	templates *templates
+	stopped   chan struct{} // closed when Run ends
+	ready     chan struct{} // closed when all machines on record were found again
+
+	mu       sync.Mutex // guards the following
+	machines map[volant.MachineID]*machine
+	mins     map[volant.AppID]int
+	running  bool
+	toFind   int // machines on record that were not found again yet
+
+	// Set by Run before any loop begins.
+	ctx  context.Context //nolint:containedctx // of all loops; calls bring their own
+	caps microvm.Capabilities
+	wg   sync.WaitGroup
+}
+
+// New reads what is on record and starts nothing.
+func New(cfg Config, d Deps) (*Host, error) {
+	if cfg.Epoch == 0 || cfg.Dir == "" || cfg.MemoryMB <= 0 {
+		return nil, volant.Invalidf("host: epoch, dir and memory_mb are required")
+	}
+	if d.Engine == nil || d.Images == nil || d.Net == nil || d.Cgroups == nil {
+		return nil, volant.Invalidf("host: engine, images, net and cgroups are required")
+	}
+	if d.Log == nil {
+		d.Log = slog.New(slog.DiscardHandler)
+	}
+	if d.Open == nil {
+		d.Open = openGuest
+	}
+	if d.Dial == nil {
+		d.Dial = (&net.Dialer{}).DialContext
+	}
+	if cfg.ScratchMB <= 0 {
+		cfg.ScratchMB = 8192
+	}
+	if cfg.Adopt <= 0 {
+		cfg.Adopt = 10 * time.Second
+	}
+	if cfg.HostBoot == "" {
+		cfg.HostBoot = hostBoot()
+	}
+	h := &Host{
+		cfg: cfg, deps: d, log: d.Log,
+		ledger:  newLedger(cfg.MemoryMB, cfg.ReserveMB, cfg.Cores),
+		stopped: make(chan struct{}), ready: make(chan struct{}),
+		machines: map[volant.MachineID]*machine{}, mins: map[volant.AppID]int{},
+	}
+	h.templates = &templates{h: h, known: map[string]*template{}}
+	var err error
+	if h.journal, err = openJournal(filepath.Join(cfg.Dir, "journal"), cfg.Crash); err != nil {
+		return nil, err
+	}
+	recs, damaged, err := h.journal.load()
+	if err != nil {
+		return nil, err
+	}
+	for _, err := range damaged {
+		h.log.Error("record damaged", "err", err)
+	}
+	for _, r := range recs {
+		m := newMachine(h, r)
+		m.orphan = true // until its wish is seen
+		h.machines[m.id] = m
+	}
+	return h, nil
+}
+
+func openGuest(ctx context.Context, link io.ReadWriteCloser) (Session, error) {
+	s, err := guest.Open(ctx, link)
+	if err != nil {
+		return nil, err // not a nil *guest.Session in an interface
+	}
+	return s, nil
+}
+
+func hostBoot() string {
+	b, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return ""
+	}
+	return strings.TrimSpace(string(b))
+}
+
+// Run adopts what runs, sweeps what is left over, and drives all machines until ctx ends. The machines
+// run on then.
+func (h *Host) Run(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	caps, err := h.deps.Engine.Probe(ctx)
+	if err != nil {
+		return fmt.Errorf("host: engine %s: %w", h.deps.Engine.Name(), err)
+	}
+	h.caps, h.ctx = caps, ctx
+	h.ledger.overhead = caps.OverheadMiB
+	h.templates.restore()
+	if err := h.sweep(ctx); err != nil {
+		return fmt.Errorf("host: %w", err)
+	}
+	h.mu.Lock()
+	h.running = true
+	h.toFind = len(h.machines)
+	for _, m := range h.machines {
+		h.wg.Go(func() {
+			m.recover(ctx)
+			h.recovered()
+			m.run(ctx)
+		})
+	}
+	if h.toFind == 0 {
+		close(h.ready)
+	}
+	h.mu.Unlock()
+	h.templates.get(h.cfg.Template.WithDefaults())
+	<-ctx.Done()
+	close(h.stopped)
+	h.wg.Wait()
+	return nil
+}
+
+// Ready is closed when all machines on record were found again or given up.
+func (h *Host) Ready() <-chan struct{} { return h.ready }
+
+func (h *Host) recovered() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.toFind--; h.toFind == 0 {
+		close(h.ready)
+	}
+}
+
+// spawn runs fn until the host stops.
+func (h *Host) spawn(fn func(ctx context.Context)) { h.wg.Go(func() { fn(h.ctx) }) }
+
+func (h *Host) stopping() bool { return h.ctx.Err() != nil }
+
+// SetWishes takes all wishes for this host, tombstones included. A machine without one is an orphan: it
+// serves on.
+func (h *Host) SetWishes(ms []volant.Machine) {
+	seen := map[volant.MachineID]bool{}
+	for _, w := range ms {
+		id := volant.MachineID(w.ID)
+		if w.Node != h.cfg.Node || !id.Valid() {
+			continue
+		}
+		seen[id] = true
+		m := h.findOrMake(id, w)
+		if m == nil {
+			continue
+		}
+		if err := m.setWish(w); err != nil {
+			m.log.Error("wish not recorded", "err", err)
+		}
+	}
+	for _, m := range h.all() {
+		if seen[m.id] {
+			continue
+		}
+		if m.state() == volant.StateDestroyed {
+			h.mu.Lock()
+			delete(h.machines, m.id)
+			h.mu.Unlock()
+			continue
+		}
+		m.mu.Lock()
+		news := !m.orphan
+		m.orphan = true
+		m.mu.Unlock()
+		if news {
+			m.log.Warn("machine without a wish")
+			m.publish()
+		}
+	}
+}
+
+// findOrMake returns the machine of a wish; nil if there is none and none is wanted.
+func (h *Host) findOrMake(id volant.MachineID, w volant.Machine) *machine {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if m := h.machines[id]; m != nil {
+		return m
+	}
+	r := record{State: volant.StateCreated, Since: time.Now()}
+	if w.Tombstone || w.Run == volant.RunDestroyed {
+		r.State, r.Generation = volant.StateDestroyed, w.Generation
+	}
+	r.Machine.ID, r.Machine.App, r.Machine.Org = w.ID, w.App, w.Org
+	m := newMachine(h, r)
+	if r.State == volant.StateDestroyed {
+		m.rec.Machine = w
+		v := m.haveLocked()
+		m.have.Store(&v)
+		h.machines[id] = m
+		return nil
+	}
+	h.machines[id] = m
+	if h.running {
+		h.wg.Go(func() { m.run(h.ctx) })
+	}
+	return m
+}
+
+func (h *Host) all() []*machine {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	ms := make([]*machine, 0, len(h.machines))
+	for _, m := range h.machines {
+		ms = append(ms, m)
+	}
+	slices.SortFunc(ms, func(a, b *machine) int { return strings.Compare(string(a.id), string(b.id)) })
+	return ms
+}
+
+func (h *Host) find(id volant.MachineID) (*machine, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	m := h.machines[id]
+	if m == nil || !h.running {
+		return nil, volant.Errorf(volant.ErrNotFound, "machine %s is not on this host", id)
+	}
+	return m, nil
+}
+
+// Haves returns what all machines are.
+func (h *Host) Haves() []volant.Have {
+	ms := h.all()
+	vs := make([]volant.Have, len(ms))
+	for i, m := range ms {
+		vs[i] = *m.have.Load()
+	}
+	return vs
+}
+
+// SetSlots takes the number of slots the proxy holds for a machine now.
+func (h *Host) SetSlots(id volant.MachineID, n int) {
+	if m, err := h.find(id); err == nil {
+		m.setSlots(n)
+	}
+}
+
+// SetMin says how many machines of an app stay awake here when memory is short.
+func (h *Host) SetMin(app volant.AppID, n int) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.mins[app] = n
+}
+
+// Room returns what the host has left.
+func (h *Host) Room() Room { return h.ledger.room() }
+
+// Reservation keeps room for a machine that is about to be created.
+type Reservation struct {
+	ID    volant.MachineID
+	App   volant.AppID
+	Org   volant.OrgID
+	Guest volant.Guest
+	Term  uint64 // of the app's scaler; 0: not a scaler
+}
+
+// Reserve keeps memory and CPUs for 30 s, until the machine's wish arrives. Idempotent.
+func (h *Host) Reserve(_ context.Context, r Reservation) error {
+	if !r.ID.Valid() {
+		return volant.Invalidf("machine id %q: use 14 hex digits", r.ID)
+	}
+	if !h.started() {
+		return errStopped
+	}
+	if err := h.journal.checkTerm(r.App, r.Term); err != nil {
+		return err
+	}
+	if err := h.tenant(r.Org, r.ID); err != nil {
+		return err
+	}
+	return h.ledger.reserve(r.ID, r.Org, r.Guest.WithDefaults())
+}
+
+func (h *Host) started() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.running
+}
+
+// tenant refuses to mix organizations where the engine does not isolate them.
+func (h *Host) tenant(org volant.OrgID, but volant.MachineID) error {
+	others := h.ledger.orgs()
+	for _, m := range h.all() {
+		m.mu.Lock()
+		if m.id != but && m.rec.State != volant.StateDestroyed {
+			others = append(others, m.rec.Machine.Org)
+		}
+		m.mu.Unlock()
+	}
+	return checkTenant(h.deps.Engine.Name(), h.caps.MultiTenant, h.cfg.AllowMixed, org, others)
+}
+
+// Wake wants a machine awake and returns when it is on record that it starts. Idempotent.
+func (h *Host) Wake(ctx context.Context, id volant.MachineID, reason string) error {
+	m, err := h.find(id)
+	if err != nil {
+		return err
+	}
+	return m.wake(ctx, reason)
+}
+
+// Sleep is an order to put a machine to sleep.
+type Sleep struct {
+	How   string // suspend, stop
+	Force bool   // even with open connections
+	Term  uint64 // of the app's scaler; 0: not a scaler
+	By    string // who asks
+}
+
+// Sleep puts an awake machine to sleep and returns when that is on record. Without Force a machine with open
+// connections is refused.
+func (h *Host) Sleep(ctx context.Context, id volant.MachineID, s Sleep) error {
+	m, err := h.find(id)
+	if err != nil {
+		return err
+	}
+	if s.How != AskSuspend && s.How != AskStop {
+		return volant.Invalidf("sleep %q: use suspend or stop", s.How)
+	}
+	if err := h.journal.checkTerm(m.wish().App, s.Term); err != nil {
+		return err
+	}
+	return m.order(ctx, &ask{what: s.How, seal: !s.Force, by: s.By})
+}
+
+// Drain sets or clears draining.
+type Drain struct {
+	On   bool
+	Then string // suspend or stop, when the last connection has ended
+	Term uint64 // of the app's scaler; 0: not a scaler
+	By   string
+}
+
+// Drain takes an awake machine out of routing until it is empty and then puts it to sleep, or puts it back.
+func (h *Host) Drain(_ context.Context, id volant.MachineID, d Drain) error {
+	m, err := h.find(id)
+	if err != nil {
+		return err
+	}
+	if d.On && d.Then != AskSuspend && d.Then != AskStop {
+		return volant.Invalidf("drain then %q: use suspend or stop", d.Then)
+	}
+	if err := h.journal.checkTerm(m.wish().App, d.Term); err != nil {
+		return err
+	}
+	return m.drain(d)
+}
+
+// Restart runs the app of an awake machine again, in place.
+func (h *Host) Restart(ctx context.Context, id volant.MachineID, by string) error {
+	m, err := h.find(id)
+	if err != nil {
+		return err
+	}
+	return m.order(ctx, &ask{what: AskRestart, by: by})
+}
+
+// Signal sends a signal to the app.
+func (h *Host) Signal(ctx context.Context, id volant.MachineID, sig int) error {
+	m, err := h.find(id)
+	if err != nil {
+		return err
+	}
+	sess, err := m.session()
+	if err != nil {
+		return err
+	}
+	return sess.Signal(ctx, sig)
+}
+
+// Exec runs a command beside the app.
+func (h *Host) Exec(ctx context.Context, id volant.MachineID, e guest.Exec) (guest.Exit, error) {
+	m, err := h.find(id)
+	if err != nil {
+		return guest.Exit{}, err
+	}
+	sess, err := m.session()
+	if err != nil {
+		return guest.Exit{}, err
+	}
+	return sess.Exec(ctx, e)
+}
+
+// Logs calls fn for the last tail lines of a machine's log, all that are kept if tail is negative, and with
+// follow for each new one, until fn fails or ctx ends.
+func (h *Host) Logs(ctx context.Context, id volant.MachineID, tail int, follow bool, fn func(LogLine) error) error {
+	m, err := h.find(id)
+	if err != nil {
+		return err
+	}
+	return m.logs.read(ctx, tail, follow, fn)
+}
+
+func (h *Host) reason(kind why.Kind, rule, text string) why.Record {
+	return why.Record{Time: time.Now(), Kind: kind, Rule: rule, Text: text}
+}
+
+func (h *Host) appName(id volant.AppID) string {
+	if h.deps.AppName != nil {
+		if n := h.deps.AppName(id); n != "" {
+			return n
+		}
+	}
+	return string(id)
+}
+
+func (h *Host) dial(ctx context.Context, network, addr string) (net.Conn, error) {
+	return h.deps.Dial(ctx, network, addr)
+}

@@ -1,0 +1,409 @@
+package host
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	volant "github.com/volant-edge/volant"
+	"github.com/volant-edge/volant/microvm"
+	"github.com/volant-edge/volant/why"
+)
+
+// machine is one machine and its loop.
+type machine struct {
+	h    *Host
+	id   volant.MachineID
+	log  *slog.Logger
+	poke chan struct{} // something happened: the loop looks again
+
+	pub  sync.Mutex // held while a Have is made and published, so that they go out in order
+	have atomic.Pointer[volant.Have]
+
+	mu       sync.Mutex // guards the following
+	rec      record
+	orphan   bool // its wish is missing
+	seq      uint64
+	sealed   bool // between a seal and what follows: no Have may go out that says it serves
+	ask      *ask
+	waiters  []chan error // of wakes
+	wokenBy  string
+	slots    int
+	empty    time.Time // since when slots is 0
+	exit     *volant.Exit
+	vmUp     bool
+	appUp    bool
+	appDone  chan struct{} // closed when the app or the VM ends
+	prepared bool
+	fresh    bool // the scratch disk was made and not used
+	link     Link
+	sess     Session
+	checks   []check
+	retryAt  time.Time
+	sealAt   time.Time
+	doing    Action
+	cancel   context.CancelFunc // of the step that is done
+
+	// The loop's alone.
+	vm       microvm.VM
+	watchers *watchers
+	rootfs   Rootfs
+	reran    chan struct{} // the app was started again in the same VM
+	errs     int           // steps in a row that ended in an error
+	logs     *logbook
+}
+
+// ask is what a call asks of the loop.
+type ask struct {
+	what  string
+	seal  bool
+	by    string
+	begun chan error    // gets nil when it is on record, or why not
+	done  chan struct{} // closed when it is done
+}
+
+func newMachine(h *Host, rec record) *machine {
+	id := volant.MachineID(rec.Machine.ID)
+	m := &machine{
+		h: h, id: id, rec: rec, seq: h.cfg.Epoch << 32, slots: -1, empty: time.Now(),
+		log:  h.log.With("machine", id, "app", rec.Machine.App),
+		poke: make(chan struct{}, 1), reran: make(chan struct{}, 1),
+		logs: newLogbook(h.logDir(id), h.cfg.LogBytes),
+	}
+	v := m.haveLocked()
+	m.have.Store(&v)
+	return m
+}
+
+// run drives the machine until ctx ends or it is destroyed.
+func (m *machine) run(ctx context.Context) {
+	for ctx.Err() == nil {
+		step := Plan(m.facts())
+		if step.Do == DoWait {
+			m.settled()
+			if m.state() == volant.StateDestroyed {
+				return
+			}
+			m.wait(ctx, step.At)
+			continue
+		}
+		m.apply(ctx, step)
+	}
+	m.unwatch()
+}
+
+func (m *machine) facts() Facts {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	r := &m.rec
+	f := Facts{
+		Now: time.Now(), Run: r.Machine.Run, WishVersion: r.Machine.Version, Policy: r.Machine.Config.Restart,
+		State: r.State, Version: r.Version, VM: m.vmUp, App: m.appUp, Wanted: r.Wanted,
+		Prepared: m.prepared && (m.fresh || r.State == volant.StateSuspended),
+		Draining: r.Draining, Then: r.Then, Slots: m.slots, Exit: m.exit, Restarts: r.Restarts,
+		RetryAt: m.retryAt, SealAt: m.sealAt, CoolAt: r.Since.Add(coolOff),
+	}
+	if m.ask != nil {
+		f.Ask, f.AskSeal = m.ask.what, m.ask.seal
+	}
+	return f
+}
+
+func (m *machine) apply(ctx context.Context, step Step) {
+	sctx, cancel := context.WithCancel(ctx)
+	m.mu.Lock()
+	m.doing, m.cancel = step.Do, cancel
+	m.mu.Unlock()
+	err := m.do(sctx, step)
+	m.mu.Lock()
+	m.doing, m.cancel = "", nil
+	m.mu.Unlock()
+	cancel()
+	if err == nil || ctx.Err() != nil {
+		m.errs = 0
+		return
+	}
+	m.errs++
+	m.log.Warn("step failed", "step", string(step.Do), "err", err)
+	m.mu.Lock()
+	m.retryAt = time.Now().Add(max(firstBackoff, backoff(m.errs)))
+	m.rec.Reason = err.Error()
+	m.mu.Unlock()
+	m.publish()
+	if step.Do != DoBoot && step.Do != DoPrepare {
+		m.pause(ctx, min(5*time.Second, max(firstBackoff, backoff(m.errs))))
+	}
+}
+
+func (m *machine) do(ctx context.Context, step Step) error {
+	switch step.Do {
+	case DoPrepare:
+		return m.prepare(ctx, m.state() != volant.StateSuspended)
+	case DoBoot:
+		return m.boot(ctx, step)
+	case DoRestart:
+		return m.restart(ctx, step)
+	case DoSleep:
+		return m.sleep(ctx, step)
+	case DoStop, DoFail:
+		return m.stop(ctx, step)
+	case DoDiscard:
+		return m.discard(step)
+	case DoCool:
+		return m.cool()
+	case DoDestroy:
+		return m.destroy(ctx)
+	case DoForget:
+		m.answer(volant.Errorf(volant.ErrPrecondition, "machine %s is %s", m.id, m.state()))
+		return nil
+	default:
+		panic("host: no such action: " + string(step.Do))
+	}
+}
+
+// wait returns when something happened, or at the given time if there is one.
+func (m *machine) wait(ctx context.Context, at time.Time) {
+	var due <-chan time.Time
+	if !at.IsZero() {
+		t := time.NewTimer(time.Until(at))
+		defer t.Stop()
+		due = t.C
+	}
+	select {
+	case <-ctx.Done():
+	case <-m.poke:
+	case <-due:
+	}
+}
+
+func (m *machine) pause(ctx context.Context, d time.Duration) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+	case <-t.C:
+	}
+}
+
+func (m *machine) nudge() {
+	select {
+	case m.poke <- struct{}{}:
+	default:
+	}
+}
+
+// settled notes that nothing is left to do for the wish as it is.
+func (m *machine) settled() {
+	m.mu.Lock()
+	acted := m.rec.Generation == m.rec.Machine.Generation
+	m.rec.Generation = m.rec.Machine.Generation
+	state, wanted := m.rec.State, m.rec.Wanted
+	m.mu.Unlock()
+	switch {
+	case state == volant.StateStarted:
+		m.resolve(nil)
+	case !wanted:
+		m.resolve(volant.Errorf(volant.ErrPrecondition, "machine %s is %s", m.id, state))
+	}
+	if !acted {
+		m.publish()
+	}
+}
+
+// write changes the record on disk and in memory, or neither.
+func (m *machine) write(p point, change func(r *record)) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.writeLocked(p, change)
+}
+
+func (m *machine) writeLocked(p point, change func(r *record)) error {
+	next := m.changedLocked(change)
+	if err := m.h.journal.save(p, &next); err != nil {
+		return err
+	}
+	m.rec = next
+	return nil
+}
+
+// note is write for what is so already: it changes memory even if the disk fails.
+func (m *machine) note(p point, change func(r *record)) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	next := m.changedLocked(change)
+	if err := m.h.journal.save(p, &next); err != nil {
+		m.log.Error("record not written", "point", string(p), "err", err)
+	}
+	m.rec = next
+}
+
+func (m *machine) changedLocked(change func(r *record)) record {
+	next := m.rec.clone()
+	change(&next)
+	if next.State != m.rec.State {
+		next.Since = time.Now()
+	}
+	return next
+}
+
+// publish gives out the machine's Have under a new Seq.
+func (m *machine) publish() {
+	m.pub.Lock()
+	defer m.pub.Unlock()
+	m.mu.Lock()
+	if m.sealed && m.rec.State == volant.StateStarted {
+		m.mu.Unlock()
+		return
+	}
+	m.sealed = false
+	m.seq++
+	v := m.haveLocked()
+	m.mu.Unlock()
+	m.have.Store(&v)
+	if m.h.deps.Publish != nil {
+		m.h.deps.Publish(v)
+	}
+}
+
+func (m *machine) haveLocked() volant.Have {
+	r := &m.rec
+	v := volant.Have{
+		Machine: m.id, App: r.Machine.App, Node: m.h.cfg.Node, Epoch: m.h.cfg.Epoch, Seq: m.seq,
+		State: r.State, Generation: r.Generation, Since: r.Since, Draining: r.Draining,
+		Memory: m.h.ledger.heldMB(m.id), Boots: r.Boots, Exit: r.Exit, Reason: r.Reason,
+		Failures: r.Failures, Orphan: m.orphan, Cold: r.Mode != modeRestore,
+		IP: m.link.IP(), PrivateIP: m.link.Net.Addr6.Addr(),
+	}
+	if r.State == volant.StateStarted {
+		v.Ready = true
+		for _, c := range m.checks {
+			v.Checks = append(v.Checks, c.Check)
+			v.Ready = v.Ready && c.passed
+		}
+	}
+	return v
+}
+
+// seal asks the proxy whether the machine is empty and keeps it so. No Have that says it serves goes out
+// after that until publish is called with another state, or unseal.
+func (m *machine) seal(ctx context.Context) (bool, error) {
+	m.pub.Lock()
+	m.mu.Lock()
+	m.sealed = true
+	seq := m.seq
+	m.mu.Unlock()
+	m.pub.Unlock()
+	if m.h.deps.Seal == nil {
+		return true, nil
+	}
+	sctx, cancel := context.WithTimeout(ctx, sealTimeout)
+	defer cancel()
+	return m.h.deps.Seal.Seal(sctx, m.id, seq)
+}
+
+// unseal lets the machine serve again.
+func (m *machine) unseal() {
+	m.mu.Lock()
+	m.sealed = false
+	m.mu.Unlock()
+	m.publish()
+}
+
+func (m *machine) state() volant.State {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.rec.State
+}
+
+func (m *machine) wish() volant.Machine {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.rec.Machine
+}
+
+func (m *machine) record() record {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.rec.clone()
+}
+
+func (m *machine) session() (Session, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.sess == nil {
+		return nil, volant.Errorf(volant.ErrPrecondition, "machine %s is %s: its guest cannot be reached", m.id, m.rec.State).
+			WithRemedy("wake it first, or try again in a moment")
+	}
+	return m.sess, nil
+}
+
+// because adds a why record.
+func (m *machine) because(kind why.Kind, rule, text string) {
+	if m.h.deps.Why == nil {
+		return
+	}
+	w := m.wish()
+	m.h.deps.Why.Add(why.Record{
+		Time: time.Now(), Kind: kind, Org: w.Org, App: w.App, Machine: m.id, Rule: rule, Text: text,
+	})
+}
+
+// resolve answers the wakes that wait.
+func (m *machine) resolve(err error) {
+	m.mu.Lock()
+	waiters := m.waiters
+	m.waiters = nil
+	m.mu.Unlock()
+	for _, w := range waiters {
+		w <- err
+	}
+}
+
+// takeAsk takes the call's order that this step acts on, and tells the caller that it has begun.
+func (m *machine) takeAsk() *ask {
+	m.mu.Lock()
+	a := m.ask
+	m.ask = nil
+	m.mu.Unlock()
+	return a
+}
+
+// answer drops the order with an error for its caller.
+func (m *machine) answer(err error) {
+	if a := m.takeAsk(); a != nil {
+		a.begun <- err
+		close(a.done)
+	}
+}
+
+func (a *ask) start() {
+	if a != nil {
+		a.begun <- nil
+	}
+}
+
+func (a *ask) finish(err error) {
+	if a == nil {
+		return
+	}
+	if err != nil {
+		select {
+		case a.begun <- err:
+		default:
+		}
+	}
+	close(a.done)
+}
+
+// end kills a VM and removes what its engine made.
+func (m *machine) end(ctx context.Context, vm microvm.VM) error {
+	kctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), killTimeout)
+	defer cancel()
+	if err := vm.Kill(kctx); err != nil {
+		return err
+	}
+	return errors.Join(vm.Remove(kctx), m.h.deps.Cgroups.Remove(kctx, m.id))
+}

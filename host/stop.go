@@ -1,0 +1,176 @@
+package host
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	volant "github.com/volant-edge/volant"
+	"github.com/volant-edge/volant/why"
+)
+
+// stop asks the app to end, then ends the VM. DoFail leaves the machine failed.
+func (m *machine) stop(ctx context.Context, step Step) error {
+	a := m.takeAsk()
+	m.mu.Lock()
+	exit, up := m.exit, m.appUp
+	m.mu.Unlock()
+	err := m.write(pointStopBegin, func(r *record) {
+		r.State, r.Reason = volant.StateStopping, "stops: "+step.Rule
+		if step.Rule != "updated" {
+			r.Wanted = false
+		}
+		if exit != nil {
+			r.Exit = exit
+		}
+	})
+	if err != nil {
+		m.unseal()
+		a.finish(err)
+		return err
+	}
+	m.publish()
+	a.start()
+	if up && exit == nil {
+		m.askToEnd(ctx)
+	}
+	m.unwatch()
+	if vm := m.vm; vm != nil {
+		if err := m.end(ctx, vm); err != nil {
+			a.finish(err)
+			return fmt.Errorf("end the vm: %w", err)
+		}
+		m.vm = nil
+	}
+	m.stopped(step, exit)
+	a.finish(nil)
+	return nil
+}
+
+// stopped notes that no process is left.
+func (m *machine) stopped(step Step, exit *volant.Exit) {
+	m.setUp(false, false)
+	m.mu.Lock()
+	last := m.exit
+	m.exit = nil
+	m.mu.Unlock()
+	if exit == nil {
+		exit = &volant.Exit{Requested: true, At: time.Now()}
+		if last != nil {
+			exit.Code, exit.Signal, exit.OOM, exit.At = last.Code, last.Signal, last.OOM, last.At
+		}
+	}
+	r := m.record()
+	spent := r.Snapshot
+	m.note(pointStopDone, func(r *record) {
+		r.State, r.Handle, r.Made, r.Snapshot, r.Version = volant.StateStopped, nil, false, nil, ""
+		r.Draining, r.Then, r.Exit = false, "", exit
+		r.Reason = "stopped: " + step.Rule
+		if step.Do == DoFail {
+			r.State, r.Reason = volant.StateFailed, "exited too often: the last time "+exitText(exit)
+		}
+	})
+	if spent != nil {
+		m.h.removeTree(spent.Dir)
+	}
+	m.h.freed(m.id)
+	m.publish()
+	m.log.Info("machine stopped", "rule", step.Rule, "exit_code", exit.Code)
+	m.because(why.Sleep, step.Rule, fmt.Sprintf("stopped (%s): %s", step.Rule, exitText(exit)))
+}
+
+// askToEnd sends the stop signal and waits for the app to end, no longer than its config says.
+func (m *machine) askToEnd(ctx context.Context) {
+	sess, err := m.session()
+	if err != nil {
+		return
+	}
+	w := m.wish()
+	sig := stopSignal(w.Config.StopConfig.Signal, m.rootfs.StopSignal)
+	wait := w.Config.StopConfig.Timeout.D()
+	if wait <= 0 {
+		wait = defaultStopTimeout
+	}
+	m.mu.Lock()
+	ended := m.appDone
+	m.mu.Unlock()
+	sctx, cancel := context.WithTimeout(ctx, wait)
+	defer cancel()
+	if err := sess.Signal(sctx, sig); err != nil {
+		m.log.Warn("stop signal failed", "err", err)
+	} else {
+		select {
+		case <-ended:
+		case <-sctx.Done():
+		}
+	}
+	dctx, cancel := context.WithTimeout(ctx, shutdownTimeout)
+	defer cancel()
+	if err := sess.Shutdown(dctx); err != nil {
+		m.log.Debug("shutdown failed", "err", err)
+	}
+}
+
+// discard throws the snapshot away.
+func (m *machine) discard(step Step) error {
+	a := m.takeAsk()
+	r := m.record()
+	err := m.write(pointDiscard, func(r *record) {
+		r.State, r.Snapshot, r.Version, r.Reason = volant.StateStopped, nil, "", "its snapshot was thrown away: "+step.Rule
+	})
+	if err != nil {
+		a.finish(err)
+		return err
+	}
+	if r.Snapshot != nil {
+		m.h.removeTree(r.Snapshot.Dir)
+	}
+	m.mu.Lock()
+	m.prepared = false
+	m.mu.Unlock()
+	m.publish()
+	m.because(why.Sleep, "snapshot_discarded", "its snapshot was thrown away ("+step.Rule+"): the next wake boots")
+	a.start()
+	a.finish(nil)
+	return nil
+}
+
+// cool lets a failed machine be woken again.
+func (m *machine) cool() error {
+	err := m.write(pointStopDone, func(r *record) { r.State = volant.StateStopped })
+	m.publish()
+	return err
+}
+
+// destroy removes everything of the machine.
+func (m *machine) destroy(ctx context.Context) error {
+	err := m.write(pointDestroyBegin, func(r *record) {
+		r.State, r.Reason, r.Wanted = volant.StateDestroying, "is removed", false
+	})
+	if err != nil {
+		return err
+	}
+	m.publish()
+	m.logs.close()
+	err = errors.Join(
+		m.h.deps.Net.Detach(ctx, m.id),
+		m.h.deps.Cgroups.Remove(ctx, m.id),
+		m.h.removeFiles(m.id),
+	)
+	if err != nil {
+		return fmt.Errorf("destroy: %w", err)
+	}
+	if err := m.h.journal.remove(pointDestroyDone, m.id); err != nil {
+		return err
+	}
+	m.mu.Lock()
+	m.rec.State, m.rec.Since, m.rec.Reason = volant.StateDestroyed, time.Now(), "removed"
+	m.rec.Snapshot, m.rec.Generation, m.link = nil, m.rec.Machine.Generation, Link{}
+	m.mu.Unlock()
+	m.publish()
+	m.answer(volant.Errorf(volant.ErrPrecondition, "machine %s is destroyed", m.id))
+	m.resolve(volant.Errorf(volant.ErrPrecondition, "machine %s is destroyed", m.id))
+	m.log.Info("machine destroyed")
+	return nil
+}

@@ -1,0 +1,301 @@
+package host
+
+import (
+	"context"
+	"net/netip"
+	"strconv"
+	"sync"
+	"time"
+
+	volant "github.com/volant-edge/volant"
+	"github.com/volant-edge/volant/guest"
+	"github.com/volant-edge/volant/microvm"
+	"github.com/volant-edge/volant/why"
+)
+
+const (
+	fullShare     = 3 * time.Second // of the CPU, after the app started; then its own limits
+	checkInterval = 15 * time.Second
+	checkTimeout  = 2 * time.Second
+	checkEager    = 250 * time.Millisecond // until the first pass
+)
+
+// watchers are the goroutines that live while a machine is awake.
+type watchers struct {
+	cancel context.CancelFunc
+	wg     sync.WaitGroup
+}
+
+// watch begins to watch an awake machine.
+func (m *machine) watch(vm microvm.VM, sess Session) {
+	m.unwatch()
+	ctx, cancel := context.WithCancel(m.h.ctx)
+	w := &watchers{cancel: cancel}
+	m.watchers = w
+	wish := m.wish()
+	w.wg.Go(func() { m.watchVM(ctx, vm) })
+	w.wg.Go(func() { m.watchGuest(ctx, vm, sess) })
+	w.wg.Go(func() { m.limitLater(ctx, vm) })
+	for i := range wish.Config.Services {
+		for j := range wish.Config.Services[i].Checks {
+			w.wg.Go(func() { m.runCheck(ctx, &wish.Config.Services[i], i, j) })
+		}
+	}
+}
+
+// unwatch ends the watching and the session.
+func (m *machine) unwatch() {
+	w := m.watchers
+	if w == nil {
+		return
+	}
+	m.watchers = nil
+	w.cancel()
+	w.wg.Wait()
+	m.mu.Lock()
+	sess := m.sess
+	m.sess = nil
+	m.mu.Unlock()
+	m.close(sess)
+}
+
+func (m *machine) close(sess Session) {
+	if sess == nil {
+		return
+	}
+	if err := sess.Close(); err != nil {
+		m.log.Debug("session closed with an error", "err", err)
+	}
+}
+
+// watchVM notes the end of the VM.
+func (m *machine) watchVM(ctx context.Context, vm microvm.VM) {
+	select {
+	case <-ctx.Done():
+		return
+	case <-vm.Done():
+	}
+	e := vm.Exit()
+	m.exited(volant.Exit{Code: e.Code, Signal: e.Signal, At: time.Now()}, "the vm ended: "+vmExit(e), true)
+}
+
+// watchGuest follows the app's end and its log, over as many sessions as it takes.
+func (m *machine) watchGuest(ctx context.Context, vm microvm.VM, sess Session) {
+	for n := 0; ctx.Err() == nil; n++ {
+		if sess == nil {
+			if n > 0 {
+				m.pause(ctx, max(100*time.Millisecond, backoff(min(n, 4))))
+			}
+			octx, cancel := context.WithTimeout(ctx, resumeTimeout)
+			s, err := m.open(octx, vm)
+			cancel()
+			if err != nil {
+				m.log.Debug("guest not reached", "err", err)
+				continue
+			}
+			sess, n = s, 0
+			m.mu.Lock()
+			m.sess = sess
+			m.mu.Unlock()
+		}
+		m.followGuest(ctx, sess)
+		if ctx.Err() != nil {
+			return // unwatch closes the session
+		}
+		m.mu.Lock()
+		m.sess = nil
+		m.mu.Unlock()
+		m.close(sess)
+		sess = nil
+		select {
+		case <-vm.Done():
+			return
+		default:
+		}
+	}
+}
+
+// followGuest returns when the session has ended.
+func (m *machine) followGuest(ctx context.Context, sess Session) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer cancel()
+	boot := sess.Hello().BootID
+	wg.Go(func() {
+		err := sess.Logs(ctx, m.logs.next(boot), func(l guest.LogLine) { m.logs.add(boot, l) })
+		if err != nil && ctx.Err() == nil {
+			m.log.Debug("log ended", "err", err)
+		}
+	})
+	for ctx.Err() == nil {
+		exit, err := sess.Wait(ctx)
+		if err == nil {
+			m.appExited(exit)
+			select {
+			case <-m.reran:
+				continue
+			case <-sess.Done():
+			case <-ctx.Done():
+			}
+			return
+		}
+		select {
+		case <-sess.Done():
+			return
+		case <-ctx.Done():
+			return
+		case <-time.After(checkEager):
+		}
+	}
+}
+
+func (m *machine) appExited(e guest.Exit) {
+	exit := volant.Exit{Code: e.Code, Signal: e.Signal, OOM: e.OOM, At: time.Now()}
+	m.exited(exit, "the app ended: "+exitText(&exit), false)
+}
+
+// exited notes the end of the app, or of the whole VM.
+func (m *machine) exited(e volant.Exit, text string, vm bool) {
+	m.mu.Lock()
+	state := m.rec.State
+	asked := state == volant.StateStopping || state == volant.StateDestroying
+	if vm && e.Code == 0 && e.Signal == 0 && !asked {
+		e.Code = 1 // a VM has no reason to end by itself; its app's exit was seen first if there was one
+	}
+	e.Requested = asked
+	if m.exit != nil && vm {
+		e = *m.exit
+	}
+	failed := !m.rec.Served && (e.Code != 0 || e.Signal != 0 || e.OOM) && !asked && m.exit == nil
+	m.exit = &e
+	m.mu.Unlock()
+	if asked || state == volant.StateSuspending {
+		m.setUpAfterExit(vm)
+		m.nudge()
+		return
+	}
+	m.note(pointExit, func(r *record) {
+		r.Exit, r.Reason = &e, text
+		if failed {
+			r.Failures++
+		}
+	})
+	m.setUpAfterExit(vm)
+	m.log.Info("machine exited", "exit_code", e.Code, "signal", e.Signal, "oom", e.OOM, "vm", vm)
+	m.because(why.Machine, "exit", text)
+	m.publish()
+	m.nudge()
+}
+
+func (m *machine) setUpAfterExit(vm bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.appUp {
+		close(m.appDone)
+	}
+	m.appUp = false
+	if vm {
+		m.vmUp = false
+	}
+}
+
+// check is one service check and whether it has passed since the machine awoke.
+type check struct {
+	volant.Check
+	passed bool
+}
+
+func newChecks(services []volant.Service) []check {
+	var cs []check
+	for i := range services {
+		for j := range services[i].Checks {
+			cs = append(cs, check{Check: volant.Check{
+				Name: services[i].CheckName(i, j), Status: volant.CheckWarning, Output: "not run yet", Updated: time.Now(),
+			}})
+		}
+	}
+	return cs
+}
+
+// runCheck probes one port of an awake machine, quickly until it passes for the first time.
+func (m *machine) runCheck(ctx context.Context, s *volant.Service, i, j int) {
+	c := s.Checks[j]
+	name := s.CheckName(i, j)
+	port := c.Port
+	if port == 0 {
+		port = s.InternalPort
+	}
+	interval, timeout := c.Interval.D(), c.Timeout.D()
+	if interval <= 0 {
+		interval = checkInterval
+	}
+	if timeout <= 0 {
+		timeout = checkTimeout
+	}
+	graceEnd := time.Now().Add(c.Grace.D())
+	passed := false
+	for ctx.Err() == nil {
+		output, ok := m.probe(ctx, port, timeout)
+		if ctx.Err() != nil {
+			return
+		}
+		if ok || time.Now().After(graceEnd) {
+			m.checked(name, ok, output)
+		}
+		passed = passed || ok
+		if passed {
+			m.pause(ctx, interval)
+		} else {
+			m.pause(ctx, min(interval, checkEager))
+		}
+	}
+}
+
+func (m *machine) probe(ctx context.Context, port int, timeout time.Duration) (output string, ok bool) {
+	m.mu.Lock()
+	ip := m.link.IP()
+	m.mu.Unlock()
+	addr := netip.AddrPortFrom(ip, uint16(port)).String() //nolint:gosec // services are checked when they are written
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	conn, err := m.h.dial(ctx, "tcp", addr)
+	if err != nil {
+		return err.Error(), false
+	}
+	if err := conn.Close(); err != nil {
+		return err.Error(), false
+	}
+	return "connected to port " + strconv.Itoa(port), true
+}
+
+// checked notes the outcome of a check. Updated is when it last changed.
+func (m *machine) checked(name string, ok bool, output string) {
+	m.mu.Lock()
+	changed, was := false, ""
+	for k := range m.checks {
+		c := &m.checks[k]
+		if c.Name != name {
+			continue
+		}
+		status := volant.CheckCritical
+		if ok {
+			status, c.passed = volant.CheckPassing, true
+		}
+		was = c.Status
+		changed = c.Status != status
+		if changed {
+			c.Status, c.Updated = status, time.Now()
+		}
+		c.Output = output
+	}
+	news := ok && m.servedLocked()
+	m.mu.Unlock()
+	if changed || news {
+		m.publish()
+	}
+	if changed && was == volant.CheckPassing {
+		m.because(why.Machine, "check_failed", "check "+name+" fails: "+output)
+	}
+}
