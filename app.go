@@ -8,6 +8,8 @@ type App struct {
 	Name    string `json:"name"`
 	Release uint64 `json:"release"` // version of the current release; 0 before the first deploy
 	Scale   Scale  `json:"scale"`
+	// PrimaryRegion is where machines go that no client's region asks for; the first node's if empty.
+	PrimaryRegion Region `json:"primary_region,omitempty"`
 }
 
 // Scale is how an app's machines come and go. Zero values mean the defaults given here.
@@ -25,6 +27,7 @@ type Scale struct {
 	MaxQueue    int            `json:"max_queue,omitempty"`      // waiting connections per app and edge; 1024
 	QueueTime   Duration       `json:"queue_timeout,omitempty"`  // the longest wait; 30s
 	MaxPerPeer  int            `json:"max_per_client,omitempty"` // waiting connections per client /32 or /56; 64
+	Spill       string         `json:"spill,omitempty"`          // soft (default), hard: when connections go to other regions
 }
 
 // Values for Scale.OnIdle.
@@ -32,6 +35,12 @@ const (
 	OnIdleSuspend = "suspend"
 	OnIdleStop    = "stop"
 	OnIdleOff     = "off"
+)
+
+// Values for Scale.Spill.
+const (
+	SpillSoft = "soft" // as soon as all machines near are at their soft limit
+	SpillHard = "hard" // when all machines near are at their hard limit
 )
 
 // WithDefaults returns s with every zero value that means a default replaced by it.
@@ -55,8 +64,58 @@ func (s Scale) WithDefaults() Scale {
 	if s.OnIdle == "" {
 		s.OnIdle = OnIdleSuspend
 	}
+	if s.Spill == "" {
+		s.Spill = SpillSoft
+	}
 	return s
 }
+
+// Check says what is wrong with s, or nil.
+func (s Scale) Check() error {
+	d := s.WithDefaults()
+	sum := 0
+	for r, n := range s.RegionMin {
+		if !r.Valid() || n < 0 {
+			return Invalidf("min of region %q is %d: use region codes such as \"ams\", and 0 or more", r, n)
+		}
+		if top, ok := s.RegionMax[r]; ok && n > top {
+			return Invalidf("min of region %s is %d, above its max %d: lower the one or raise the other", r, n, top)
+		}
+		sum += n
+	}
+	for r, n := range s.RegionMax {
+		if !r.Valid() || n < 0 {
+			return Invalidf("max of region %q is %d: use region codes such as \"ams\", and 0 or more", r, n)
+		}
+	}
+	for _, r := range s.Regions {
+		if !r.Valid() {
+			return Invalidf("region %q: use 2 to 8 lower-case letters and digits, such as \"ams\"", r)
+		}
+	}
+	switch {
+	case s.Min < 0 || s.Min > MaxMachines:
+		return Invalidf("min is %d: use 0 to %d", s.Min, MaxMachines)
+	case s.Max < 0 || s.Max > MaxMachines:
+		return Invalidf("max is %d: use 1 to %d", s.Max, MaxMachines)
+	case max(s.Min, sum) > d.Max:
+		return Invalidf("min is %d, above max %d: lower the one or raise the other", max(s.Min, sum), d.Max)
+	case d.OnIdle != OnIdleSuspend && d.OnIdle != OnIdleStop && d.OnIdle != OnIdleOff:
+		return Invalidf("on_idle is %q: use one of suspend, stop, off", s.OnIdle)
+	case d.Spill != SpillSoft && d.Spill != SpillHard:
+		return Invalidf("spill is %q: use one of soft, hard", s.Spill)
+	case s.MaxQueue < 0 || s.MaxPerPeer < 0:
+		return Invalidf("max_queue and max_per_client are %d and %d: use 1 or more", s.MaxQueue, s.MaxPerPeer)
+	case d.IdleTimeout < Duration(time.Second):
+		return Invalidf("idle_timeout is %s: use 1s or more", s.IdleTimeout)
+	case s.Keep < 0 || s.QueueTime < 0 || s.DrainAfter < 0:
+		return Invalidf("keep, queue_timeout and drain_timeout are %s, %s and %s: none may be negative", s.Keep, s.QueueTime, s.DrainAfter)
+	}
+	return nil
+}
+
+// MaxMachines bounds the machines of one app.
+const MaxMachines = 1000
 
 // Release is one config of an app, with the image pinned by digest. Machines are created from it.
 type Release struct {

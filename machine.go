@@ -84,6 +84,34 @@ func (g Guest) WithDefaults() Guest {
 	return g
 }
 
+// The bounds of a machine's size.
+const (
+	MinMemoryMB = 128 // a kernel, our init, and little else
+	maxShared   = 8
+	maxCores    = 16
+)
+
+// Check says what is wrong with g, or nil. Zero values mean the default machine's.
+func (g Guest) Check() error {
+	d := g.WithDefaults()
+	top, perCPU := maxShared, 2048
+	switch d.CPUKind {
+	case CPUShared:
+	case CPUPerformance:
+		top, perCPU = maxCores, 8192
+	default:
+		return Invalidf("cpu_kind is %q: use one of %s, %s", g.CPUKind, CPUShared, CPUPerformance)
+	}
+	if d.CPUs < 1 || d.CPUs > top {
+		return Invalidf("cpus is %d: a %s machine has 1 to %d", g.CPUs, d.CPUKind, top)
+	}
+	if d.MemoryMB < MinMemoryMB || d.MemoryMB > perCPU*d.CPUs {
+		return Invalidf("memory is %d MB: a %s machine with %d vCPU has %d to %d MB",
+			g.MemoryMB, d.CPUKind, d.CPUs, MinMemoryMB, perCPU*d.CPUs)
+	}
+	return nil
+}
+
 // Restart says what follows the exit of a machine's main process.
 type Restart struct {
 	Policy     string `json:"policy,omitempty"`      // on-failure (default), always, no

@@ -1,0 +1,297 @@
+package appfile
+
+import (
+	"cmp"
+	"fmt"
+	"math"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/pelletier/go-toml/v2/unstable"
+	volant "github.com/volant-edge/volant"
+)
+
+// problem is one thing wrong at a place.
+type problem struct {
+	pos  pos
+	text string
+}
+
+func (p *problem) Error() string { return p.text }
+
+// reader collects the problems of a file while its tables are read.
+type reader struct {
+	problems []*problem
+	ignored  []*problem // keys of Fly's that are not acted on
+}
+
+func (r *reader) wrong(at pos, format string, args ...any) {
+	r.problems = append(r.problems, &problem{at, fmt.Sprintf(format, args...)})
+}
+
+// section reads one table: each key that is asked for is known, and end tells of the others.
+type section struct {
+	r     *reader
+	t     *table
+	path  string // such as "services.ports"; empty for the file itself
+	known map[string]bool
+}
+
+func (r *reader) section(t *table, path string) *section {
+	return &section{r: r, t: t, path: path, known: map[string]bool{}}
+}
+
+// name is a key with its path.
+func (s *section) name(key string) string {
+	if s.path == "" {
+		return key
+	}
+	return s.path + "." + key
+}
+
+func (s *section) get(key string) *value {
+	s.known[key] = true
+	return s.t.vals[key]
+}
+
+func (s *section) has(key string) bool { return s.t.vals[key] != nil }
+
+// end tells of keys which were not asked for. Those in fly are Fly's, each with what to do instead.
+func (s *section) end(fly map[string]string) {
+	for _, k := range s.t.keys {
+		if s.known[k] {
+			continue
+		}
+		at := s.t.vals[k].pos
+		if cure, ok := fly[k]; ok {
+			text := s.name(k) + " is a key of Fly's that is not acted on yet"
+			if cure != "" {
+				text += ": " + cure
+			}
+			s.r.ignored = append(s.r.ignored, &problem{at, text})
+			continue
+		}
+		text := fmt.Sprintf("unknown key %s", s.name(k))
+		if near := s.nearest(k, fly); near != "" {
+			text += fmt.Sprintf("; did you mean %s?", near)
+		}
+		s.r.wrong(at, "%s", text)
+	}
+}
+
+// nearest is the known key most like k, or "" where none is like it.
+func (s *section) nearest(k string, fly map[string]string) string {
+	var names []string
+	for n := range s.known {
+		names = append(names, n)
+	}
+	for n := range fly {
+		names = append(names, n)
+	}
+	plain := func(s string) string { return strings.ToLower(strings.ReplaceAll(s, "-", "_")) }
+	best, least := "", max(2, len(k)/3)+1
+	slices.Sort(names)
+	for _, n := range names {
+		if d := distance(plain(k), plain(n)); d < least {
+			best, least = n, d
+		}
+	}
+	return best
+}
+
+// distance is the number of letters to add, drop or change between a and b.
+func distance(a, b string) int {
+	if len(a) > 64 || len(b) > 64 {
+		return math.MaxInt
+	}
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		diagonal := row[0]
+		row[0] = i + 1
+		for j := range len(b) {
+			change := diagonal
+			if a[i] != b[j] {
+				change++
+			}
+			diagonal = row[j+1]
+			row[j+1] = min(change, row[j+1]+1, row[j]+1)
+		}
+	}
+	return row[len(b)]
+}
+
+func (s *section) str(key string, to *string) bool {
+	v := s.get(key)
+	if v == nil {
+		return false
+	}
+	if v.kind != unstable.String {
+		s.r.wrong(v.pos, "%s is %s: write a string in quotes", s.name(key), v.what())
+		return false
+	}
+	*to = v.text
+	return true
+}
+
+// oneOf reads a string that must be one of some words.
+func (s *section) oneOf(key string, to *string, words ...string) bool {
+	var w string
+	if !s.str(key, &w) {
+		return false
+	}
+	if !slices.Contains(words, w) {
+		s.r.wrong(s.t.vals[key].pos, "%s is %q: use one of %s", s.name(key), w, strings.Join(words, ", "))
+		return false
+	}
+	*to = w
+	return true
+}
+
+func (s *section) boolean(key string, to *bool) bool {
+	v := s.get(key)
+	if v == nil {
+		return false
+	}
+	if v.kind != unstable.Bool {
+		s.r.wrong(v.pos, "%s is %s: write true or false", s.name(key), v.what())
+		return false
+	}
+	*to = v.text == "true"
+	return true
+}
+
+func (s *section) integer(key string, to *int, least, most int) bool {
+	v := s.get(key)
+	if v == nil {
+		return false
+	}
+	n, ok := v.int()
+	if !ok {
+		s.r.wrong(v.pos, "%s is %s: write a whole number from %d to %d", s.name(key), v.what(), least, most)
+		return false
+	}
+	if n < least || n > most {
+		s.r.wrong(v.pos, "%s is %s: use %d to %d", s.name(key), v.text, least, most)
+		return false
+	}
+	*to = n
+	return true
+}
+
+func (v *value) int() (int, bool) {
+	if v.kind != unstable.Integer {
+		return 0, false
+	}
+	n, err := strconv.ParseInt(v.text, 0, 64)
+	if err != nil { // decimal numbers may have a sign, underscores are fine with base 0
+		return 0, false
+	}
+	return int(n), true
+}
+
+// duration reads a string such as "15s", or a number of unit.
+func (s *section) duration(key string, to *volant.Duration, unit, least, most time.Duration) bool {
+	v := s.get(key)
+	if v == nil {
+		return false
+	}
+	var d time.Duration
+	if n, ok := v.int(); ok {
+		if n < -1e9 || n > 1e9 {
+			s.r.wrong(v.pos, "%s is %s: use %s to %s", s.name(key), v.text, short(least), short(most))
+			return false
+		}
+		d = time.Duration(n) * unit
+	} else if parsed, err := time.ParseDuration(v.text); err == nil && v.kind == unstable.String {
+		d = parsed
+	} else {
+		s.r.wrong(v.pos, "%s is %s: write a number and a unit, such as \"15s\" or \"2m\"", s.name(key), v.what())
+		return false
+	}
+	if d < least || d > most {
+		s.r.wrong(v.pos, "%s is %s: use %s to %s", s.name(key), short(d), short(least), short(most))
+		return false
+	}
+	*to = volant.Duration(d)
+	return true
+}
+
+// short writes a duration without zero units: 24h, not 24h0m0s.
+func short(d time.Duration) string {
+	s := d.String()
+	if strings.HasSuffix(s, "m0s") {
+		s = strings.TrimSuffix(s, "0s")
+	}
+	if strings.HasSuffix(s, "h0m") {
+		s = strings.TrimSuffix(s, "0m")
+	}
+	return s
+}
+
+// strs reads a list of strings.
+func (s *section) strs(key string, to *[]string) bool {
+	v := s.get(key)
+	if v == nil {
+		return false
+	}
+	out := []string{}
+	for _, e := range v.list {
+		if e.kind != unstable.String {
+			s.r.wrong(v.pos, "%s has %s in it: write a list of strings, such as [\"a\", \"b\"]", s.name(key), e.what())
+			return false
+		}
+		out = append(out, e.text)
+	}
+	if v.kind != unstable.Array {
+		s.r.wrong(v.pos, "%s is %s: write a list of strings, such as [\"a\", \"b\"]", s.name(key), v.what())
+		return false
+	}
+	*to = out
+	return true
+}
+
+// tables are the tables under a key, written as [key] or [[key]]; a section is made of each.
+func (s *section) tables(key string) []*section {
+	v := s.get(key)
+	switch {
+	case v == nil:
+		return nil
+	case v.table != nil:
+		return []*section{s.r.section(v.table, s.name(key))}
+	case v.kind == unstable.Array:
+		var out []*section
+		for _, e := range v.list {
+			if e.table == nil {
+				s.r.wrong(e.pos, "%s has %s in it: write tables, such as [[%s]]", s.name(key), e.what(), s.name(key))
+				return nil
+			}
+			out = append(out, s.r.section(e.table, s.name(key)))
+		}
+		return out
+	}
+	s.r.wrong(v.pos, "%s is %s: write it as a table, such as [%s]", s.name(key), v.what(), s.name(key))
+	return nil
+}
+
+// one is the single table under a key, or nil.
+func (s *section) one(key string) *section {
+	all := s.tables(key)
+	if len(all) > 1 {
+		s.r.wrong(all[1].t.pos, "%s is given %d times: once is all there is yet", s.name(key), len(all))
+	}
+	if len(all) == 0 {
+		return nil
+	}
+	return all[0]
+}
+
+func sortProblems(ps []*problem) {
+	slices.SortStableFunc(ps, func(a, b *problem) int {
+		return cmp.Or(cmp.Compare(a.pos.line, b.pos.line), cmp.Compare(a.pos.column, b.pos.column))
+	})
+}
