@@ -1,0 +1,145 @@
+package proxy
+
+import (
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/volant-edge/volant"
+)
+
+// The control protocol: frames of four bytes of length, most significant first, and that many bytes of JSON.
+const (
+	protocol  = 1
+	frameMost = 64 << 20
+)
+
+// frame is one message. A request has ID and Op; its answer the same ID and Body or Error; an event has
+// Event and Body.
+type frame struct {
+	V     int             `json:"v"`
+	ID    uint64          `json:"id,omitempty"`
+	Op    string          `json:"op,omitempty"`
+	Event string          `json:"event,omitempty"`
+	Body  json.RawMessage `json:"body,omitempty"`
+	Error *wireError      `json:"error,omitempty"`
+}
+
+// The operations and events.
+const (
+	opHello    = "hello"
+	opSetTable = "set_table"
+	opSeal     = "seal"
+	opSlots    = "slots"
+	opQuery    = "query"
+	opWatch    = "watch"
+	opShutdown = "shutdown"
+
+	eventLoad = "load"
+	eventWake = "wake"
+	eventWhy  = "why"
+)
+
+type sealRequest struct {
+	Machine volant.MachineID `json:"machine"`
+	Seq     uint64           `json:"seq"`
+}
+
+// wireError carries a volant.Error over the socket.
+type wireError struct {
+	Kind   string `json:"kind,omitempty"`
+	Text   string `json:"text"`
+	Remedy string `json:"remedy,omitempty"`
+}
+
+func kinds() map[string]error {
+	return map[string]error{
+		"not_found": volant.ErrNotFound, "exists": volant.ErrExists, "invalid": volant.ErrInvalid,
+		"unauthorized": volant.ErrUnauthorized, "forbidden": volant.ErrForbidden, "conflict": volant.ErrConflict,
+		"leased": volant.ErrLeased, "no_capacity": volant.ErrNoCapacity, "precondition": volant.ErrPrecondition,
+		"stale_term": volant.ErrStaleTerm, "unavailable": volant.ErrUnavailable,
+	}
+}
+
+func toWire(err error) *wireError {
+	w := &wireError{Text: err.Error()}
+	var e *volant.Error
+	if errors.As(err, &e) && err == error(e) { //nolint:errorlint // only the outermost has no more text than its own
+		w.Text, w.Remedy = e.Text, e.Remedy
+	}
+	for name, kind := range kinds() {
+		if errors.Is(err, kind) {
+			w.Kind = name
+		}
+	}
+	return w
+}
+
+func (w *wireError) err() error {
+	kind := kinds()[w.Kind]
+	if kind == nil {
+		return errors.New(w.Text)
+	}
+	return &volant.Error{Kind: kind, Text: w.Text, Remedy: w.Remedy}
+}
+
+// writeFrame writes one message in one piece.
+func writeFrame(w io.Writer, f frame) error {
+	f.V = protocol
+	b, err := json.Marshal(f)
+	if err != nil {
+		return err
+	}
+	if len(b) > frameMost {
+		return volant.Invalidf("control message of %d bytes: at most %d are allowed", len(b), frameMost)
+	}
+	out := make([]byte, 4, 4+len(b))
+	binary.BigEndian.PutUint32(out, uint32(len(b)))
+	_, err = w.Write(append(out, b...))
+	return err
+}
+
+// readFrame reads one message. It never holds more memory than has arrived, rounded up.
+func readFrame(r io.Reader) (frame, error) {
+	var head [4]byte
+	if _, err := io.ReadFull(r, head[:]); err != nil {
+		return frame{}, err
+	}
+	n := binary.BigEndian.Uint32(head[:])
+	if n > frameMost {
+		return frame{}, volant.Invalidf("control message of %d bytes: at most %d are allowed", n, frameMost)
+	}
+	b, err := io.ReadAll(io.LimitReader(r, int64(n)))
+	if err != nil {
+		return frame{}, err
+	}
+	if len(b) < int(n) {
+		return frame{}, io.ErrUnexpectedEOF
+	}
+	var f frame
+	if err := json.Unmarshal(b, &f); err != nil {
+		return frame{}, volant.Invalidf("control message: %v", err)
+	}
+	if f.V != protocol {
+		return frame{}, volant.Invalidf("control message of protocol %d: this binary speaks %d", f.V, protocol).
+			WithRemedy("run server and proxy of the same release")
+	}
+	return f, nil
+}
+
+func marshal(v any) (json.RawMessage, error) {
+	b, err := json.Marshal(v)
+	if err != nil {
+		return nil, fmt.Errorf("control message: %w", err)
+	}
+	return b, nil
+}
+
+func unmarshal(b json.RawMessage, v any) error {
+	if err := json.Unmarshal(b, v); err != nil {
+		return volant.Invalidf("control message: %v", err)
+	}
+	return nil
+}
