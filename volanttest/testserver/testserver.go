@@ -62,9 +62,9 @@ type Server struct {
 func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	s.web = &webListener{make(chan net.Conn), l.Addr(), ctx.Done()}
 	h := &http.Server{Handler: http.HandlerFunc(s.http)}
-	go h.Serve(s.web) //nolint:errcheck // it ends with ctx
-	defer h.Close()   //nolint:errcheck // nobody is left to tell
-	stop := context.AfterFunc(ctx, func() { l.Close() })  //nolint:errcheck // ends Accept, which tells
+	go h.Serve(s.web)                                    //nolint:errcheck // it ends with ctx
+	defer h.Close()                                      //nolint:errcheck // nobody is left to tell
+	stop := context.AfterFunc(ctx, func() { l.Close() }) //nolint:errcheck // ends Accept, which tells
 	defer stop()
 	for {
 		c, err := l.Accept()
