@@ -149,9 +149,10 @@ func (p *planner) wake(q volant.Region, why reason) bool {
 		return false
 	}
 	ms := p.machines(func(m Machine) bool {
-		return m.Region == q && p.mine(m) && !m.Blocked && (m.State == Suspended || m.State == Stopped)
-	}, func(a, b Machine) int {
-		return cmp.Or(first(a.State == Suspended, b.State == Suspended), cmp.Compare(a.Failures, b.Failures))
+		asleep := m.State == Suspended || m.State == Stopped || m.State == Failed && p.trouble.broken
+		return m.Region == q && p.mine(m) && !m.Blocked && asleep
+	}, func(a, b Machine) int { // the proxy's order, so that both wake the same one
+		return cmp.Or(cmp.Compare(a.Failures, b.Failures), first(a.State == Suspended, b.State == Suspended))
 	})
 	if len(ms) == 0 {
 		return false

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	volant "github.com/volant-edge/volant"
+	"github.com/volant-edge/volant/internal/perapp"
 )
 
 // How long a step that is done may go unseen before the observation is believed again.
@@ -25,7 +26,7 @@ func (w *watch) overlay(o *Observation, inFlight []*act) (again time.Time) {
 		if !due.After(o.Now) || shows(a, o.Machines, i) {
 			return true
 		}
-		again = sooner(again, due)
+		again = perapp.Sooner(again, due)
 		return false
 	})
 	for _, a := range w.settled {

@@ -67,8 +67,10 @@ func newPlanner(o Observation) *planner {
 	return p
 }
 
-// foreign machines belong to another release, and thereby to the deploy.
-func (p *planner) foreign(m Machine) bool { return m.Release != 0 && m.Release != p.o.Release }
+// foreign machines belong to another release, and thereby to the deploy. Those made by hand never do.
+func (p *planner) foreign(m Machine) bool {
+	return m.Release != p.o.Release && (m.Release != 0 || m.Managed)
+}
 
 // mine are the machines scaling may act on.
 func (p *planner) mine(m Machine) bool {

@@ -113,7 +113,7 @@ func (s *Scaler) Work(ctx context.Context, id volant.AppID, term perapp.Term) er
 	s.mu.Unlock()
 	w := &watch{
 		s: s, id: id, term: term, since: time.Now(),
-		blocked: map[volant.MachineID]backoff{}, full: map[volant.Region]backoff{},
+		blocked: map[volant.MachineID]perapp.Backoff{}, full: map[volant.Region]perapp.Backoff{},
 	}
 	l := perapp.Loop[*act]{Actor: w, Term: term, Poke: ch, Log: s.log.With("app", id)}
 	return l.Run(ctx)
@@ -136,26 +136,9 @@ type watch struct {
 
 	org     volant.OrgID
 	settled []*act // done, and not yet seen in an observation
-	blocked map[volant.MachineID]backoff
-	full    map[volant.Region]backoff
+	blocked map[volant.MachineID]perapp.Backoff
+	full    map[volant.Region]perapp.Backoff
 	held    string // rule of the Hold last told
-}
-
-// backoff keeps a step from being tried again at once.
-type backoff struct {
-	until time.Time
-	wait  time.Duration
-}
-
-const (
-	backoffFirst = time.Second
-	backoffMost  = 30 * time.Second
-)
-
-func (b backoff) again(now time.Time) backoff {
-	b.wait = min(max(2*b.wait, backoffFirst), backoffMost)
-	b.until = now.Add(b.wait)
-	return b
 }
 
 // Plan is perapp's.
@@ -171,7 +154,7 @@ func (w *watch) Plan(ctx context.Context, inFlight []*act) ([]*act, time.Time, e
 	w.s.appLocked(w.id).demand.fill(&o)
 	w.s.mu.Unlock()
 	again := w.block(&o)
-	again = sooner(again, w.overlay(&o, inFlight))
+	again = perapp.Sooner(again, w.overlay(&o, inFlight))
 	before := map[volant.MachineID]Machine{}
 	for _, m := range o.Machines {
 		before[m.ID] = m
@@ -190,7 +173,7 @@ func (w *watch) Plan(ctx context.Context, inFlight []*act) ([]*act, time.Time, e
 		out = append(out, &act{Step: s, before: before[s.Machine]})
 	}
 	w.held = held
-	return out, sooner(next, again), nil
+	return out, perapp.Sooner(next, again), nil
 }
 
 // Apply is perapp's.
@@ -229,9 +212,9 @@ func (w *watch) Done(a *act, err error) {
 
 func (w *watch) failed(now time.Time, a *act, err error) {
 	if a.Kind == Create {
-		w.full[a.Region] = w.full[a.Region].again(now)
+		w.full[a.Region] = w.full[a.Region].Again(now)
 	} else {
-		w.blocked[a.Machine] = w.blocked[a.Machine].again(now)
+		w.blocked[a.Machine] = w.blocked[a.Machine].Again(now)
 	}
 	// What a step found changed before it is no fault: the next plan knows better.
 	if errors.Is(err, volant.ErrPrecondition) || errors.Is(err, volant.ErrConflict) {
@@ -265,25 +248,17 @@ func (w *watch) explain(s Step, err error) {
 func (w *watch) block(o *Observation) (again time.Time) {
 	for i := range o.Machines {
 		m := &o.Machines[i]
-		if b, ok := w.blocked[m.ID]; ok && b.until.After(o.Now) {
+		if b, ok := w.blocked[m.ID]; ok && b.Until.After(o.Now) {
 			m.Blocked = true
-			again = sooner(again, b.until)
+			again = perapp.Sooner(again, b.Until)
 		}
 	}
 	for q, b := range w.full {
-		if r, ok := o.Regions[q]; ok && b.until.After(o.Now) {
+		if r, ok := o.Regions[q]; ok && b.Until.After(o.Now) {
 			r.Room = 0
 			o.Regions[q] = r
-			again = sooner(again, b.until)
+			again = perapp.Sooner(again, b.Until)
 		}
 	}
 	return again
-}
-
-// sooner is the earlier of two times, of which zero means never.
-func sooner(a, b time.Time) time.Time {
-	if a.IsZero() || !b.IsZero() && b.Before(a) {
-		return b
-	}
-	return a
 }
