@@ -13,6 +13,7 @@ func buildInitrd(dir string, m manifest, init []byte) ([]byte, error) {
 		a.add(entry{name: d, mode: 0o040755})
 	}
 	a.add(entry{name: "dev/console", mode: 0o020600, major: 5, minor: 1})
+	a.add(entry{name: "dev/null", mode: 0o020666, major: 1, minor: 3}) // Go programs do not start without
 	a.add(entry{name: "init", mode: 0o100755, data: init})
 	for i, mod := range m.Modules {
 		b, err := os.ReadFile(modulePath(dir, mod))

@@ -186,7 +186,7 @@ func TestLoad(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := []string{
-		"dev 040755", "m 040755", "proc 040755", "sys 040755", "dev/console 020600", "init 100755 init's bytes",
+		"dev 040755", "m 040755", "proc 040755", "sys 040755", "dev/console 020600", "dev/null 020666", "init 100755 init's bytes",
 		"m/000-virtio_mmio.ko 100644 one", "m/101-overlay.ko 100644 two!", "TRAILER!!! 000000",
 	}
 	if got := listCPIO(t, image); !cmp.Equal(got, want) {

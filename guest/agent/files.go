@@ -1,0 +1,132 @@
+package agent
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/volant-edge/volant/guest"
+)
+
+// etcFiles are the files that tell a program where it is.
+func etcFiles(c guest.Config) map[string]string {
+	files := map[string]string{"hostname": c.Hostname + "\n", "hosts": hosts(c)}
+	if len(c.Net.DNS) > 0 {
+		files["resolv.conf"] = resolvConf(c.Net.DNS)
+	}
+	return files
+}
+
+func hosts(c guest.Config) string {
+	var b strings.Builder
+	b.WriteString("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\nff02::1\tip6-allnodes\nff02::2\tip6-allrouters\n")
+	addr := "127.0.1.1"
+	if c.Net.Addr.IsValid() {
+		addr = c.Net.Addr.Addr().String()
+	}
+	if c.Hostname != "" {
+		fmt.Fprintf(&b, "%s\t%s\n", addr, c.Hostname)
+		if c.Net.Addr6.IsValid() {
+			fmt.Fprintf(&b, "%s\t%s\n", c.Net.Addr6.Addr(), c.Hostname)
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(c.Hosts)) {
+		fmt.Fprintf(&b, "%s\t%s\n", c.Hosts[name], name)
+	}
+	return b.String()
+}
+
+func resolvConf(dns []netip.Addr) string {
+	var b strings.Builder
+	for _, a := range dns {
+		fmt.Fprintf(&b, "nameserver %s\n", a)
+	}
+	return b.String()
+}
+
+// writeEtc writes the files into the initrd's memory, before the root is another.
+func writeEtc(files map[string]string) (map[string]*os.File, error) {
+	open := map[string]*os.File{}
+	if err := os.MkdirAll("/etc", 0o755); err != nil {
+		return nil, err
+	}
+	for name, text := range files {
+		f, err := os.Create("/etc/" + name)
+		if err != nil {
+			return nil, err
+		}
+		open[name] = f
+		if _, err := f.WriteString(text); err != nil {
+			return nil, err
+		}
+	}
+	return open, nil
+}
+
+// bindEtc puts them over those of the image, by bind mounts: its disk does not change.
+func bindEtc(open map[string]*os.File) error {
+	if err := makeDir("/etc", 0o755); err != nil {
+		return err
+	}
+	for name, f := range open {
+		target := "/etc/" + name
+		if st, err := os.Lstat(target); err == nil && !st.Mode().IsRegular() {
+			if err := os.RemoveAll(target); err != nil { // a link into nowhere, most often
+				return err
+			}
+		}
+		t, err := os.OpenFile(target, os.O_CREATE|os.O_RDONLY, 0o644)
+		if err != nil {
+			return err
+		}
+		err = unix.Mount(fmt.Sprintf("/proc/self/fd/%d", f.Fd()), target, "", unix.MS_BIND, "")
+		if err := errors.Join(err, t.Close(), f.Close()); err != nil {
+			return fmt.Errorf("bind %s: %w", target, err)
+		}
+	}
+	return nil
+}
+
+// lookPath finds a program as a shell in the image would: name itself if it has a slash, else in
+// PATH. What it returns is absolute.
+func lookPath(name, path, dir string) (string, error) {
+	if name == "" {
+		return "", guest.Errorf(guest.KindInvalid, "no command is given")
+	}
+	if strings.Contains(name, "/") {
+		if !filepath.IsAbs(name) {
+			name = filepath.Join(dir, name)
+		}
+		return name, executable(name)
+	}
+	for _, d := range filepath.SplitList(path) {
+		if !filepath.IsAbs(d) {
+			d = filepath.Join(dir, d)
+		}
+		if f := filepath.Join(d, name); executable(f) == nil {
+			return f, nil
+		}
+	}
+	return "", guest.Errorf(guest.KindNotFound, "the image has no program %q in PATH=%s", name, path)
+}
+
+func executable(file string) error {
+	st, err := os.Stat(file)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return guest.Errorf(guest.KindNotFound, "the image has no file %s", file)
+	case err != nil:
+		return err
+	case st.IsDir() || st.Mode()&0o111 == 0:
+		return guest.Errorf(guest.KindInvalid, "%s in the image is not a program", file)
+	}
+	return nil
+}
