@@ -90,6 +90,9 @@ func (m *machine) boot(ctx context.Context, step Step) error {
 	m.mu.Unlock()
 	m.publish()
 	m.resolve(nil)
+	if err := m.clear(ctx); err != nil {
+		return m.bootFailed(ctx, err)
+	}
 	for {
 		err = m.try(ctx, md, &w, snap)
 		if err == nil || ctx.Err() != nil || md == modeCold {
@@ -113,6 +116,18 @@ func (m *machine) boot(ctx context.Context, step Step) error {
 	}
 	m.awake(md, step, time.Since(begun))
 	return nil
+}
+
+// clear removes what is left of a VM that died.
+func (m *machine) clear(ctx context.Context) error {
+	m.unwatch()
+	if m.vm == nil {
+		return nil
+	}
+	vm := m.vm
+	m.vm = nil
+	m.setUp(false, false)
+	return wrap("end the old vm", m.end(ctx, vm))
 }
 
 // begin notes that a VM is about to be made. The snapshot is void from here on, since its guest may run.
@@ -203,7 +218,8 @@ func (m *machine) makeVM(ctx context.Context, md mode, w *volant.Machine, snap *
 		}
 	}
 	if err != nil {
-		return nil, fmt.Errorf("make the vm: %w", err)
+		err = fmt.Errorf("make the vm: %w", err)
+		return nil, errors.Join(err, m.h.deps.Cgroups.Remove(context.WithoutCancel(ctx), m.id))
 	}
 	h := vm.Handle()
 	err = m.write(pointBootMade, func(r *record) {

@@ -12,30 +12,35 @@ func (m *machine) setWish(w volant.Machine) error {
 	if w.Tombstone {
 		w.Run = volant.RunDestroyed
 	}
+	found, err := m.takeWish(w)
+	if found {
+		m.publish()
+	}
+	m.nudge()
+	return err
+}
+
+// takeWish reports whether an orphan has its wish again.
+func (m *machine) takeWish(w volant.Machine) (found bool, err error) {
 	m.mu.Lock()
-	found := m.orphan
+	defer m.mu.Unlock()
+	found = m.orphan
 	m.orphan = false
 	old := m.rec.Machine
 	if w.Generation <= old.Generation && old.Kind != "" {
-		m.mu.Unlock()
-		if found {
-			m.publish()
-		}
-		return nil
+		return found, nil
 	}
-	err := m.writeLocked(pointWish, func(r *record) { r.follow(w) })
-	if err == nil {
-		m.prepared = m.prepared && w.Image == old.Image
-		m.retryAt = time.Time{}
-		if m.doing == DoBoot || m.doing == DoPrepare || m.doing == DoRestart {
-			if w.Run == volant.RunDestroyed || w.Run == volant.RunOff || w.Version != old.Version {
-				m.cancel()
-			}
+	if err := m.writeLocked(pointWish, func(r *record) { r.follow(w) }); err != nil {
+		return found, err
+	}
+	m.prepared = m.prepared && w.Image == old.Image
+	m.retryAt = time.Time{}
+	if m.doing == DoBoot || m.doing == DoPrepare || m.doing == DoRestart {
+		if w.Run == volant.RunDestroyed || w.Run == volant.RunOff || w.Version != old.Version {
+			m.cancel()
 		}
 	}
-	m.mu.Unlock()
-	m.nudge()
-	return err
+	return found, nil
 }
 
 // follow takes the wish and what it says about being awake.
@@ -126,35 +131,34 @@ func (m *machine) order(ctx context.Context, a *ask) error {
 
 // drain sets or clears draining.
 func (m *machine) drain(d Drain) error {
+	news, err := m.takeDrain(d)
+	if news {
+		m.publish()
+		m.nudge()
+	}
+	return err
+}
+
+func (m *machine) takeDrain(d Drain) (news bool, err error) {
 	m.mu.Lock()
+	defer m.mu.Unlock()
 	r := &m.rec
 	switch {
 	case d.On == r.Draining && (!d.On || d.Then == r.Then):
-		m.mu.Unlock()
-		return nil
-	case d.On && !(r.State == volant.StateStarted || r.State == volant.StateStarting):
-		state := r.State
-		m.mu.Unlock()
-		return volant.Errorf(volant.ErrPrecondition, "machine %s is %s: there is nothing to drain", m.id, state)
+		return false, nil
+	case d.On && r.State != volant.StateStarted && r.State != volant.StateStarting:
+		return false, volant.Errorf(volant.ErrPrecondition, "machine %s is %s: there is nothing to drain", m.id, r.State)
 	case !d.On && (r.State == volant.StateSuspending || r.State == volant.StateStopping):
-		state := r.State
-		m.mu.Unlock()
-		return volant.Errorf(volant.ErrPrecondition, "machine %s is %s already", m.id, state).WithRemedy("wake it")
+		return false, volant.Errorf(volant.ErrPrecondition, "machine %s is %s already", m.id, r.State).WithRemedy("wake it")
 	}
-	err := m.writeLocked(pointDrain, func(r *record) {
+	m.sealAt = time.Time{}
+	err = m.writeLocked(pointDrain, func(r *record) {
 		r.Draining, r.Then = d.On, ""
 		if d.On {
 			r.Then = d.Then
 		}
 	})
-	m.sealAt = time.Time{}
-	m.mu.Unlock()
-	if err != nil {
-		return err
-	}
-	m.publish()
-	m.nudge()
-	return nil
+	return err == nil, err
 }
 
 // setSlots takes the number of slots the proxy holds.

@@ -124,6 +124,11 @@ func (h *Host) Run(ctx context.Context) error {
 	h.caps, h.ctx = caps, ctx
 	h.ledger.overhead = caps.OverheadMiB
 	h.templates.restore()
+	var found sync.WaitGroup
+	for _, m := range h.all() {
+		found.Go(func() { m.adopt(ctx) })
+	}
+	found.Wait()
 	if err := h.sweep(ctx); err != nil {
 		return fmt.Errorf("host: %w", err)
 	}

@@ -66,7 +66,6 @@ func (m *machine) recover(ctx context.Context) {
 	if r.State == volant.StateDestroyed {
 		return
 	}
-	m.adopt(ctx, &r)
 	sameBoot := r.HostBoot == "" || r.HostBoot == m.h.cfg.HostBoot
 	remedy := Recover(r.State, m.vm != nil, r.Snapshot != nil, sameBoot)
 	if remedy != RemedyNone {
@@ -77,8 +76,9 @@ func (m *machine) recover(ctx context.Context) {
 	}
 }
 
-// adopt finds the VM on record, and the network that it uses.
-func (m *machine) adopt(ctx context.Context, r *record) {
+// adopt finds the VM on record, and the network that it uses. What is left of one that is gone is swept then.
+func (m *machine) adopt(ctx context.Context) {
+	r := m.record()
 	if r.Handle == nil {
 		return
 	}

@@ -49,7 +49,7 @@ type rig struct {
 
 func newRig(t *testing.T) *rig {
 	r := &rig{
-		t: t, dir: t.TempDir(), world: fake.NewWorld(),
+		t: t, dir: memoryDir(t), world: fake.NewWorld(),
 		disks: &disks{}, links: &links{m: map[volant.MachineID]int{}}, groups: &groups{m: map[volant.MachineID]host.Limits{}},
 		proxy: &proxy{},
 	}
@@ -61,6 +61,21 @@ func newRig(t *testing.T) *rig {
 		Kernel: host.Kernel{Vmlinux: "vmlinux", Initrd: "initrd", Sum: "k1"},
 	}
 	return r
+}
+
+// memoryDir is a directory that fsync costs nothing in, where there is one.
+func memoryDir(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("/dev/shm", "volant-host-test-")
+	if err != nil {
+		return t.TempDir()
+	}
+	t.Cleanup(func() {
+		if err := os.RemoveAll(dir); err != nil {
+			t.Error(err)
+		}
+	})
+	return dir
 }
 
 // bubble runs a test with a rig in a synctest bubble.

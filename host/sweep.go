@@ -61,8 +61,8 @@ func (h *Host) sweep(ctx context.Context) error {
 	for _, m := range h.all() {
 		r := m.record()
 		known[m.id] = true
-		if r.Handle != nil {
-			vms[r.Handle.ID] = true
+		if m.vm != nil {
+			vms[m.vm.ID()] = true
 		}
 		if r.Snapshot != nil {
 			snaps[filepath.Base(r.Snapshot.Dir)] = true

@@ -224,14 +224,18 @@ func (a agent) Configure(_ context.Context, c guest.Config) error {
 	return nil
 }
 
+// Start starts the app: first, or again after it ended.
 func (a agent) Start(context.Context) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if !a.ram.Configured {
 		return errors.New("not configured")
 	}
-	if a.ram.Running || a.ram.Exit != nil {
+	if a.ram.Running {
 		return errors.New("started already")
+	}
+	if a.ram.Exit != nil {
+		a.ram.Exit, a.signal, a.exited = nil, 0, make(chan struct{})
 	}
 	a.ram.Running = true
 	a.startLocked()
