@@ -309,3 +309,20 @@ func (m *Memory) wakeLocked() {
 	close(m.changed)
 	m.changed = make(chan struct{})
 }
+
+// Seed implements the restore into an empty store.
+func (m *Memory) Seed(ctx context.Context, epoch uint64, entries []store.Entry) (store.Revision, error) {
+	if err := m.enter(ctx); err != nil {
+		return store.Revision{}, err
+	}
+	defer m.mu.Unlock()
+	if len(m.entries) > 0 || epoch <= m.rev.Epoch {
+		return store.Revision{}, volant.Errorf(volant.ErrPrecondition, "the store is not empty, or its epoch %d is not older", m.rev.Epoch)
+	}
+	m.rev.Epoch = epoch
+	m.history, m.compact = nil, m.rev.Rev
+	for _, e := range entries {
+		m.applyLocked([]store.Op{{Key: e.Key, Value: e.Value}})
+	}
+	return m.rev, nil
+}
