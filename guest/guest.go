@@ -56,7 +56,7 @@ type Thaw struct {
 // Hello is what the agent says of itself when a session opens.
 type Hello struct {
 	Version    int    `json:"version"`
-	BootID     string `json:"boot_id"`    // new for each boot, the same after a restore
+	BootID     string `json:"boot_id"`    // new with each Configure, the same after a restore
 	Configured bool   `json:"configured"` // Configure was done in this boot
 	Running    bool   `json:"running"`    // the app runs
 	Exit       *Exit  `json:"exit,omitempty"`

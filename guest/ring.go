@@ -20,12 +20,12 @@ type Ring struct {
 	lines []LogLine
 	bytes int
 	next  uint64
-	news  chan struct{} // closed and replaced by Append
+	news  chan struct{} // closed by the next Append; nil if nobody waits
 }
 
 // NewRing returns a Ring of at most max bytes. Sequence numbers begin with 1.
 func NewRing(max int) *Ring {
-	return &Ring{max: max, next: 1, news: make(chan struct{})}
+	return &Ring{max: max, next: 1}
 }
 
 // Append adds a line, in pieces if it is long.
@@ -51,17 +51,22 @@ func (r *Ring) Append(source, text string) {
 		clear(r.lines[:drop]) // lets the texts go; append moves the rest when it must grow
 		r.lines = r.lines[drop:]
 	}
-	close(r.news)
-	r.news = make(chan struct{})
+	if r.news != nil {
+		close(r.news)
+		r.news = nil
+	}
 }
 
-// After returns lines with a sequence number of at least from, at most n, and a channel that is
-// closed when there are more. Lines that are gone are told by one line of source "init".
+// After returns lines with a sequence number of at least from, at most n, or a channel that is
+// closed when there are some. Lines that are gone are told by one line of source "init".
 func (r *Ring) After(from uint64, n int) ([]LogLine, <-chan struct{}) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	from = max(from, 1)
 	if len(r.lines) == 0 || from >= r.next {
+		if r.news == nil {
+			r.news = make(chan struct{})
+		}
 		return nil, r.news
 	}
 	var out []LogLine
@@ -74,7 +79,7 @@ func (r *Ring) After(from uint64, n int) ([]LogLine, <-chan struct{}) {
 		from = oldest.Seq
 	}
 	rest := r.lines[from-oldest.Seq:]
-	return append(out, rest[:min(n, len(rest))]...), r.news
+	return append(out, rest[:min(n, len(rest))]...), nil
 }
 
 // Follow calls fn for each line from the given sequence number on, also for those still to come,

@@ -163,7 +163,10 @@ func (s *server) handle(ctx context.Context, st *stream, method string) {
 func (s *server) dispatch(ctx context.Context, st *stream, method string, req []byte) (any, error) {
 	switch method {
 	case callConfigure:
-		return decoded(req, func(c Config) (any, error) { return nil, s.b.Configure(ctx, c) })
+		return decoded(req, func(c Config) (any, error) {
+			err := s.b.Configure(ctx, c)
+			return s.b.Hello(), err
+		})
 	case callStart:
 		return nil, s.b.Start(ctx)
 	case callWait:

@@ -25,8 +25,10 @@ const (
 type Session struct {
 	m     *mux
 	link  io.Closer
-	hello Hello
 	loops sync.WaitGroup
+
+	mu    sync.Mutex
+	hello Hello
 }
 
 // Open does the handshake and returns the session. The link is the session's from then on, and is
@@ -133,8 +135,12 @@ func (s *Session) readLoop(r *bufio.Reader) {
 	}
 }
 
-// Hello is what the guest said when the session opened.
-func (s *Session) Hello() Hello { return s.hello }
+// Hello is what the guest said when the session opened, or after Configure.
+func (s *Session) Hello() Hello {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.hello
+}
 
 // Done is closed when the session has ended. Err says why.
 func (s *Session) Done() <-chan struct{} { return s.m.done }
@@ -150,9 +156,16 @@ func (s *Session) Close() error {
 	return err
 }
 
-// Configure tells the guest what it is. Once in each boot.
+// Configure tells the guest what it is. Once in each boot; a guest in which it failed is of no use.
 func (s *Session) Configure(ctx context.Context, c Config) error {
-	return s.call(ctx, callConfigure, c, nil)
+	var h Hello
+	if err := s.call(ctx, callConfigure, c, &h); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.hello = h
+	return nil
 }
 
 // Start starts the app: first, or again after it ended.

@@ -31,12 +31,12 @@ func Main() int {
 		return 1
 	}
 	oomScore("-900")
-	id, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	id, err := randomID()
 	if err != nil {
 		report("agent: %v", err)
 		return 1
 	}
-	a := &agent{bootID: strings.TrimSpace(string(id)), ring: guest.NewRing(ringBytes)}
+	a := &agent{bootID: id, ring: guest.NewRing(ringBytes)}
 	err = guest.Serve(context.Background(), p, a)
 	if errors.Is(err, guest.ErrShutdown) {
 		return 0
@@ -45,15 +45,22 @@ func Main() int {
 	return 1
 }
 
+// randomID makes a name by the kernel's random numbers.
+func randomID() (string, error) {
+	b, err := os.ReadFile("/proc/sys/kernel/random/uuid")
+	return strings.TrimSpace(string(b)), err
+}
+
 // agent is the Backend of a real guest.
 type agent struct {
-	bootID string
-	ring   *guest.Ring
+	ring *guest.Ring
 
-	mu     sync.Mutex
-	config *guest.Config
-	root   root
-	app    *app // the last run; nil before the first
+	mu      sync.Mutex
+	bootID  string
+	touched bool          // Configure was called
+	config  *guest.Config // nil until it is done
+	root    root
+	app     *app // the last run; nil before the first
 }
 
 func (a *agent) Hello() guest.Hello {
@@ -68,29 +75,22 @@ func (a *agent) Hello() guest.Hello {
 	return h
 }
 
+// Configure does its work once: half of it cannot be undone.
 func (a *agent) Configure(_ context.Context, c guest.Config) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if a.config != nil {
-		return guest.Errorf(guest.KindPrecondition, "the guest is configured already")
+	if a.touched {
+		return guest.Errorf(guest.KindPrecondition, "the guest is configured already, or could not be")
 	}
+	a.touched = true
 	if err := errors.Join(setClock(c.Now), addEntropy(c.Entropy)); err != nil {
 		return err
 	}
-	if err := bindDevices(); err != nil {
+	var err error
+	if a.bootID, err = randomID(); err != nil { // a template's clones must not share it
 		return err
 	}
-	etc, err := writeEtc(etcFiles(c))
-	if err != nil {
-		return err
-	}
-	if a.root, err = mountRoot(c); err != nil {
-		return err
-	}
-	if err := bindEtc(etc); err != nil {
-		return err
-	}
-	if err := makeCgroups(); err != nil {
+	if a.root, err = setUpRoot(c); err != nil {
 		return err
 	}
 	if err := setUpNet(c.Net); err != nil {
@@ -106,6 +106,25 @@ func (a *agent) Configure(_ context.Context, c guest.Config) error {
 	}
 	a.config = &c
 	return nil
+}
+
+// setUpRoot makes the image this process's root, with all that a program looks for there.
+func setUpRoot(c guest.Config) (root, error) {
+	if err := bindDevices(); err != nil {
+		return root{}, err
+	}
+	etc, err := writeEtc(etcFiles(c))
+	if err != nil {
+		return root{}, err
+	}
+	r, err := mountRoot(c)
+	if err != nil {
+		return root{}, err
+	}
+	if err := bindEtc(etc); err != nil {
+		return root{}, err
+	}
+	return r, makeCgroups()
 }
 
 // configured returns the config, and the last run of the app if there was one.
@@ -136,7 +155,7 @@ func (a *agent) Start(context.Context) error {
 	return nil
 }
 
-// running returns the app if it was started.
+// started returns the app if it was started.
 func (a *agent) started() (*app, error) {
 	_, run, err := a.configured()
 	if err == nil && run == nil {

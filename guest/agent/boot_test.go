@@ -193,8 +193,9 @@ func TestBoot(t *testing.T) {
 	ctx, stop := context.WithTimeout(t.Context(), 3*time.Minute)
 	defer stop()
 
-	if h := s.Hello(); h.Configured || h.Running || h.BootID == "" {
-		t.Errorf("Hello: got %+v", h)
+	first := s.Hello()
+	if first.Configured || first.Running || first.BootID == "" {
+		t.Errorf("Hello: got %+v", first)
 	}
 	if err := s.Start(ctx); !errors.Is(err, volant.ErrPrecondition) {
 		t.Errorf("Start before Configure: got %v", err)
@@ -202,6 +203,12 @@ func TestBoot(t *testing.T) {
 	at := time.Now()
 	if err := s.Configure(ctx, config()); err != nil {
 		t.Fatalf("Configure: %v", err)
+	}
+	if h := s.Hello(); !h.Configured || h.BootID == first.BootID {
+		t.Errorf("Hello after Configure: got %+v, want another boot than %q", h, first.BootID)
+	}
+	if err := s.Configure(ctx, config()); !errors.Is(err, volant.ErrPrecondition) {
+		t.Errorf("Configure again: got %v", err)
 	}
 	t.Logf("Configure took %v", time.Since(at))
 	at = time.Now()
@@ -218,12 +225,17 @@ func TestBoot(t *testing.T) {
 	checkLogs(t, s, []string{"stdout the app starts as 33", "stderr a line on stderr", "stdout by /dev/stdout"})
 
 	// Another host takes over; the app runs on.
+	before := ticks(t, s)
 	_ = s.Close()
+	time.Sleep(500 * time.Millisecond) // 50 ticks, if the agent does not sleep while no host is there
 	at = time.Now()
 	s = v.open()
 	t.Logf("reconnect took %v", time.Since(at))
 	if h := s.Hello(); !h.Configured || !h.Running {
 		t.Errorf("Hello after reconnect: got %+v", h)
+	}
+	if used := ticks(t, s) - before; used > 25 {
+		t.Errorf("the agent used %d ticks while no host was there", used)
 	}
 	checkExits(t, s)
 
@@ -333,6 +345,17 @@ func checkExecs(t *testing.T, s *guest.Session) {
 	}
 }
 
+// ticks is the CPU time the agent has used.
+func ticks(t *testing.T, s *guest.Session) int {
+	t.Helper()
+	out, _ := run(t, s, guest.Exec{Args: []string{"app", "ticks"}})
+	n, err := strconv.Atoi(strings.TrimSpace(out))
+	if err != nil {
+		t.Errorf("ticks: %v", err)
+	}
+	return n
+}
+
 // checkLogs waits until all lines have come.
 func checkLogs(t *testing.T, s *guest.Session, want []string) {
 	t.Helper()
@@ -384,6 +407,19 @@ func checkExits(t *testing.T, s *guest.Session) {
 		t.Errorf("exec which eats all memory: got %+v, %q, want signal 9", exit, out)
 	}
 	get(t) // the app lives
+	go func() {
+		resp, err := http.Get("http://" + guestAddr + "/eat")
+		if err == nil {
+			_ = resp.Body.Close() // an answer nobody waits for
+		}
+	}()
+	if exit, err := s.Wait(ctx); err != nil || exit != (guest.Exit{Code: 137, Signal: 9, OOM: true}) {
+		t.Errorf("Wait for the app which eats all memory: got %+v, %v", exit, err)
+	}
+	checkLogs(t, s, []string{"init the app was ended by signal 9 (SIGKILL): the machine has too little memory for it"})
+	if err := s.Start(ctx); err != nil {
+		t.Errorf("Start after OOM: %v", err)
+	}
 }
 
 // checkDisk looks at the scratch disk: clean, and with what was written.

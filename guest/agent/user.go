@@ -87,9 +87,6 @@ func resolveUser(who string, passwd, group [][]string) (identity, error) {
 	if !found && !isNumber {
 		return identity{}, guest.Errorf(guest.KindInvalid, "the image has no user %q in /etc/passwd", user)
 	}
-	if !found && id.uid == 0 {
-		id.home = "/root"
-	}
 	if hasGroup && grp != "" {
 		g, ok := lookGroup(grp, group)
 		if !ok {

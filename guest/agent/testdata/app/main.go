@@ -50,14 +50,16 @@ func main() {
 	case "now":
 		fmt.Println(time.Now().Unix())
 	case "eat":
-		var all [][]byte
-		for {
-			b := make([]byte, 8<<20)
-			for i := 0; i < len(b); i += 4096 {
-				b[i] = 1
-			}
-			all = append(all, b)
+		eat()
+	case "ticks": // the CPU time of whoever started this
+		b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", os.Getppid()))
+		if err != nil {
+			panic(err)
 		}
+		f := strings.Fields(string(b))
+		user, _ := strconv.Atoi(f[13])
+		system, _ := strconv.Atoi(f[14])
+		fmt.Println(user + system)
 	case "orphan": // leaves a child behind that ends later: PID 1 must reap it
 		if len(os.Args) > 2 {
 			time.Sleep(50 * time.Millisecond)
@@ -79,6 +81,17 @@ func main() {
 	}
 }
 
+func eat() {
+	var all [][]byte
+	for {
+		b := make([]byte, 8<<20)
+		for i := 0; i < len(b); i += 4096 {
+			b[i] = 1
+		}
+		all = append(all, b)
+	}
+}
+
 func serve() {
 	fmt.Println("the app starts as", os.Getuid())
 	fmt.Fprintln(os.Stderr, "a line on stderr")
@@ -91,6 +104,7 @@ func serve() {
 		_ = w.Flush()
 	}
 	http.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "hello from", os.Getpid()) })
+	http.HandleFunc("/eat", func(http.ResponseWriter, *http.Request) { eat() })
 	go func() {
 		fmt.Println(http.ListenAndServe(":80", nil))
 	}()
