@@ -63,7 +63,7 @@ func load(t *testing.T, s *image.Store, layers ...ociarchive.Layer) volant.Diges
 }
 
 // tree reads an EROFS file and describes each file in a line.
-func tree(t *testing.T, path string) []string {
+func tree(t testing.TB, path string) []string {
 	t.Helper()
 	f, err := os.Open(path)
 	if err != nil {
@@ -115,7 +115,7 @@ func tree(t *testing.T, path string) []string {
 }
 
 // mode reads an inode's mode as it is on disk: the reader leaves setuid and the like out.
-func mode(t *testing.T, f *os.File, ino int64) uint16 {
+func mode(t testing.TB, f *os.File, ino int64) uint16 {
 	t.Helper()
 	var b [4]byte
 	if _, err := f.ReadAt(b[:], 1024+40); err != nil {
