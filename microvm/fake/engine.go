@@ -19,7 +19,7 @@ type Config struct {
 	World *World // of the VMMs that exist already; nil is a new one
 	// App is the program that Start starts in every guest; nil waits for its end.
 	App App
-	// Exec answers a command in a guest; nil knows true, false, echo, cat, count and sleep.
+	// Exec answers a command in a guest; nil knows true, false, echo, name, cat, count and sleep.
 	Exec func(ctx context.Context, g *Guest, x guest.Exec) (guest.Exit, error)
 	// Hook is asked before each operation for a fault; nil has none. FailNth makes one.
 	Hook    func(Op) Fault

@@ -10,7 +10,7 @@ import (
 	"github.com/volant-edge/volant/guest"
 )
 
-// Exec is the default for Config.Exec: the commands true, false, echo, cat, count and sleep. Count adds
+// Exec is the default for Config.Exec: the commands true, false, echo, name, cat, count and sleep. Count adds
 // one to the value "count" in the guest's RAM and prints it.
 func Exec(ctx context.Context, g *Guest, x guest.Exec) (guest.Exit, error) {
 	if len(x.Args) == 0 {
@@ -23,6 +23,8 @@ func Exec(ctx context.Context, g *Guest, x guest.Exec) (guest.Exit, error) {
 		return guest.Exit{Code: 1}, nil
 	case "echo":
 		_, err = fmt.Fprintln(x.Stdout, strings.Join(x.Args[1:], " "))
+	case "name":
+		_, err = fmt.Fprintln(x.Stdout, g.VM())
 	case "cat":
 		_, err = io.Copy(x.Stdout, x.Stdin)
 	case "count":

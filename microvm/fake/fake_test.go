@@ -29,6 +29,7 @@ func TestConformance(t *testing.T) {
 		Spec:   spec,
 		Config: func(microvm.Spec) guest.Config { return guest.Config{Hostname: "fake", Args: []string{"app"}} },
 		Count:  []string{"count"},
+		Name:   []string{"name"},
 		Die: func(t testing.TB, vm microvm.VM) {
 			if !world.Die(vm.ID(), microvm.VMExit{Signal: 6}) {
 				t.Errorf("vm %s did not live", vm.ID())

@@ -46,6 +46,7 @@ func testCold(t *testing.T, r *rig) {
 	r.configure(t, s, vm)
 	r.wantCount(t, s, 1)
 	r.wantCount(t, s, 2)
+	r.wantOwn(t, s, vm)
 
 	threads, err := vm.VCPUThreads(background(t))
 	if err != nil || len(threads) != spec.VCPUs || len(slices.Compact(slices.Sorted(slices.Values(threads)))) != spec.VCPUs {
@@ -177,6 +178,7 @@ func testAdopt(t *testing.T, r *rig) {
 	s = open(t, vm)
 	thaw(t, s)
 	r.wantCount(t, s, 3)
+	r.wantOwn(t, s, vm)
 	r.f.Die(t, vm)
 	awaitDone(t, "the adopted VMM", vm.Done())
 	end(t, vm)

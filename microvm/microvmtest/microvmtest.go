@@ -36,6 +36,10 @@ type Fixture struct {
 	Config func(spec microvm.Spec) guest.Config
 	// Count is a command in the guest that adds one to a number in RAM and prints it.
 	Count []string
+	// Name is a command in the guest that prints the ID of the spec its drive is of.
+	Name []string
+	// Serves checks that the guest's app answers over the spec's link. May be nil.
+	Serves func(t testing.TB, spec microvm.Spec)
 	// Die ends the VMM by no call of the engine.
 	Die func(t testing.TB, vm microvm.VM)
 	// Left lists processes, files and memory of this engine that exist now, for a person.
@@ -156,16 +160,32 @@ func (r *rig) configure(t testing.TB, s *guest.Session, vm microvm.VM) {
 // count adds one to the number in the guest's RAM and returns it.
 func (r *rig) count(t testing.TB, s *guest.Session) int {
 	t.Helper()
-	var out, errs strings.Builder
-	exit, err := s.Exec(background(t), guest.Exec{Args: r.f.Count, Stdout: &out, Stderr: &errs})
-	if err != nil || exit.Code != 0 {
-		t.Fatalf("Exec %q: exit %+v, error %v, stderr %q", r.f.Count, exit, err, errs.String())
-	}
-	n, err := strconv.Atoi(strings.TrimSpace(out.String()))
+	n, err := strconv.Atoi(r.run(t, s, r.f.Count))
 	if err != nil {
 		t.Fatalf("Exec %q: %v", r.f.Count, err)
 	}
 	return n
+}
+
+func (r *rig) run(t testing.TB, s *guest.Session, args []string) string {
+	t.Helper()
+	var out, errs strings.Builder
+	exit, err := s.Exec(background(t), guest.Exec{Args: args, Stdout: &out, Stderr: &errs})
+	if err != nil || exit.Code != 0 {
+		t.Fatalf("Exec %q: exit %+v, error %v, stderr %q", args, exit, err, errs.String())
+	}
+	return strings.TrimSpace(out.String())
+}
+
+// wantOwn checks that a guest has the drive and the link of its own spec.
+func (r *rig) wantOwn(t testing.TB, s *guest.Session, vm microvm.VM) {
+	t.Helper()
+	if got := r.run(t, s, r.f.Name); got != vm.ID() {
+		t.Errorf("the drive of %s is of %q", vm.ID(), got)
+	}
+	if r.f.Serves != nil {
+		r.f.Serves(t, r.f.Spec(t, vm.ID()))
+	}
 }
 
 func (r *rig) wantCount(t testing.TB, s *guest.Session, want int) {

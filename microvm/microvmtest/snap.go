@@ -3,8 +3,10 @@ package microvmtest
 import (
 	"context"
 	"errors"
+	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"testing"
 
@@ -109,6 +111,7 @@ func testTemplate(t *testing.T, r *rig) {
 		r.configure(t, sessions[i], vm)
 	}
 	for i, s := range sessions {
+		r.wantOwn(t, s, vms[i])
 		for n := 1; n <= i+1; n++ {
 			r.wantCount(t, s, n) // each its own memory
 		}
@@ -121,6 +124,7 @@ func testTemplate(t *testing.T, r *rig) {
 	s := open(t, vm)
 	thaw(t, s)
 	r.wantCount(t, s, clones+1)
+	r.wantOwn(t, s, vm)
 	end(t, vm)
 }
 
@@ -196,15 +200,13 @@ func testDamage(t *testing.T, r *rig) {
 		{"the machine has other vCPUs", func(_ *testing.T, _ *microvm.Snapshot, p *microvm.Spec) { p.VCPUs++ }},
 		{"the machine has other memory", func(_ *testing.T, _ *microvm.Snapshot, p *microvm.Spec) { p.MemoryMiB *= 2 }},
 		{"the machine has other drives", func(_ *testing.T, _ *microvm.Snapshot, p *microvm.Spec) {
-			p.Drives = append(p.Drives, microvm.Drive{Path: os.DevNull, ReadOnly: true})
+			p.Drives = append(slices.Clone(p.Drives), microvm.Drive{Path: os.DevNull, ReadOnly: true})
 		}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			s, spec := good, r.f.Spec(t, "damage")
 			s.Dir = filepath.Join(t.TempDir(), "copy")
-			if err := os.CopyFS(s.Dir, os.DirFS(good.Dir)); err != nil {
-				t.Fatal(err)
-			}
+			copySnapshot(t, s.Dir, good.Dir)
 			c.harm(t, &s, &spec)
 			_, err := r.e.Restore(background(t), s, spec)
 			want(t, "Restore", err, microvm.ErrIncompatible)
@@ -218,6 +220,26 @@ func testDamage(t *testing.T, r *rig) {
 	want(t, "ReadSnapshot without a manifest", err, microvm.ErrIncompatible)
 }
 
+// copySnapshot copies a snapshot, except that the memory file is linked: it is large.
+func copySnapshot(t *testing.T, to, from string) {
+	t.Helper()
+	if err := os.Mkdir(to, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Link(filepath.Join(from, microvm.MemoryFile), filepath.Join(to, microvm.MemoryFile)); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{microvm.StateFile, microvm.ManifestFile} {
+		b, err := os.ReadFile(filepath.Join(from, name))
+		if err == nil {
+			err = os.WriteFile(filepath.Join(to, name), b, 0o600)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 func remove(t *testing.T, dir, name string) {
 	t.Helper()
 	if err := os.Remove(filepath.Join(dir, name)); err != nil {
@@ -225,9 +247,17 @@ func remove(t *testing.T, dir, name string) {
 	}
 }
 
+// truncate leaves only the first size bytes of a file, in a file of its own.
 func truncate(t *testing.T, dir, name string, size int64) {
 	t.Helper()
-	if err := os.Truncate(filepath.Join(dir, name), size); err != nil {
+	path := filepath.Join(dir, name)
+	b := make([]byte, min(size, 1<<20))
+	f, err := os.Open(path)
+	if err == nil {
+		_, err = io.ReadFull(f, b)
+		err = errors.Join(err, f.Close(), os.Remove(path), os.WriteFile(path, b, 0o600), os.Truncate(path, size))
+	}
+	if err != nil {
 		t.Fatal(err)
 	}
 }

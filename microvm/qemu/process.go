@@ -1,0 +1,207 @@
+package qemu
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/volant-edge/volant/microvm"
+)
+
+// process is a QEMU, ours by birth or adopted.
+type process struct {
+	pid     int
+	started uint64
+	pidfd   *os.File
+	child   *os.Process // nil when adopted
+	console *os.File    // what the guest's serial port printed; may be nil
+	errors  *os.File    // what QEMU printed; may be nil
+}
+
+// spawn starts a QEMU in a session of its own, with dir as its working directory.
+func spawn(binary, dir string, args []string, files ...*os.File) (*process, error) {
+	null, err := os.Open(os.DevNull)
+	if err != nil {
+		return nil, err
+	}
+	defer null.Close() //nolint:errcheck // only read
+	p := &process{}
+	if p.console, err = sink("console"); err != nil {
+		return nil, err
+	}
+	if p.errors, err = sink("errors"); err != nil {
+		p.release()
+		return nil, err
+	}
+	var pidfd int
+	p.child, err = os.StartProcess(binary, append([]string{binary}, args...), &os.ProcAttr{
+		Dir: dir, Env: []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LANG=C"},
+		Files: append([]*os.File{null, p.console, p.errors}, files...),
+		Sys:   &syscall.SysProcAttr{Setsid: true, PidFD: &pidfd},
+	})
+	if err != nil {
+		p.release()
+		return nil, err
+	}
+	p.pid = p.child.Pid
+	err = p.setPidfd(pidfd)
+	if err == nil {
+		p.started, _, err = stat(p.pid)
+	}
+	if err != nil {
+		err = errors.Join(err, p.child.Kill())
+		_, werr := p.child.Wait()
+		p.release()
+		return nil, errors.Join(err, werr)
+	}
+	return p, nil
+}
+
+// attach returns the process of a handle, or ErrGone.
+func attach(h microvm.Handle) (*process, error) {
+	fd, err := unix.PidfdOpen(h.PID, 0)
+	if err != nil {
+		return nil, gone(err)
+	}
+	p := &process{pid: h.PID, started: h.StartTime}
+	if err := p.setPidfd(fd); err != nil {
+		return nil, err
+	}
+	// The pidfd holds the process, so what follows is of the same one.
+	started, state, err := stat(h.PID)
+	if err != nil || started != h.StartTime || state == 'Z' || state == 'X' {
+		p.release()
+		return nil, gone(err)
+	}
+	p.console, _ = os.Open(fmt.Sprintf("/proc/%d/fd/1", h.PID)) // an exit tells less without them
+	p.errors, _ = os.Open(fmt.Sprintf("/proc/%d/fd/2", h.PID))
+	return p, nil
+}
+
+func gone(err error) error {
+	if err == nil || errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ESRCH) || errors.Is(err, unix.EINVAL) {
+		return microvm.ErrGone
+	}
+	return err
+}
+
+// setPidfd takes the descriptor, so that waiting for it occupies no thread.
+func (p *process) setPidfd(fd int) error {
+	if err := unix.SetNonblock(fd, true); err != nil {
+		return errors.Join(err, unix.Close(fd))
+	}
+	p.pidfd = os.NewFile(uintptr(fd), "pidfd")
+	return nil
+}
+
+// stat returns a process' start time and state, fields 22 and 3 of /proc/PID/stat.
+func stat(pid int) (started uint64, state byte, err error) {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return 0, 0, err
+	}
+	_, rest, ok := bytes.Cut(b[bytes.LastIndexByte(b, ')')+1:], []byte{' '})
+	f := strings.Fields(string(rest))
+	if !ok || len(f) < 20 {
+		return 0, 0, fmt.Errorf("/proc/%d/stat is %q", pid, b)
+	}
+	started, err = strconv.ParseUint(f[19], 10, 64)
+	return started, f[0][0], err
+}
+
+// wait blocks until the process has ended, and reaps it where it is ours. It returns early, with an
+// error, when the pidfd is closed.
+func (p *process) wait() (microvm.VMExit, error) {
+	raw, err := p.pidfd.SyscallConn()
+	if err != nil {
+		return microvm.VMExit{}, err
+	}
+	if err := raw.Read(func(fd uintptr) bool { return ready(int(fd)) }); err != nil {
+		return microvm.VMExit{}, err
+	}
+	exit := microvm.VMExit{Code: -1} // adopted: only its parent is told how it ended
+	if p.child != nil {
+		state, err := p.child.Wait()
+		if err != nil {
+			return exit, err
+		}
+		exit.Code = state.ExitCode()
+		if ws, ok := state.Sys().(syscall.WaitStatus); ok && ws.Signaled() {
+			exit.Code, exit.Signal = 0, int(ws.Signal())
+		}
+	}
+	exit.Log = tail(p.errors, p.console)
+	return exit, nil
+}
+
+func ready(pidfd int) bool {
+	fds := []unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}
+	n, err := unix.Poll(fds, 0)
+	return err == nil && n == 1
+}
+
+// kill sends SIGKILL. It reports whether the process still ran.
+func (p *process) kill() (bool, error) {
+	raw, err := p.pidfd.SyscallConn()
+	if err != nil {
+		return false, err
+	}
+	var ran bool
+	var serr error
+	err = raw.Control(func(fd uintptr) {
+		if ready(int(fd)) {
+			return
+		}
+		ran = true
+		serr = unix.PidfdSendSignal(int(fd), unix.SIGKILL, nil, 0)
+	})
+	if errors.Is(serr, unix.ESRCH) {
+		return false, nil
+	}
+	return ran, errors.Join(err, serr)
+}
+
+// release closes our descriptors; the process is not touched.
+func (p *process) release() {
+	for _, f := range []*os.File{p.pidfd, p.console, p.errors} {
+		if f != nil {
+			f.Close() //nolint:errcheck // nothing is written by us
+		}
+	}
+}
+
+// processes returns the QEMUs whose working directory is below dir, by VM ID.
+func processes(ctx context.Context, dir string) (map[string][]int, error) {
+	list, err := os.ReadDir("/proc")
+	if err != nil {
+		return nil, err
+	}
+	found := map[string][]int{}
+	for _, e := range list {
+		pid, err := strconv.Atoi(e.Name())
+		if err != nil {
+			continue
+		}
+		cwd, err := os.Readlink(filepath.Join("/proc", e.Name(), "cwd"))
+		if err != nil {
+			continue // ended meanwhile, or not ours to look at
+		}
+		at, id := filepath.Split(strings.TrimSuffix(cwd, " (deleted)"))
+		if filepath.Clean(at) != dir || microvm.CheckID(id) != nil {
+			continue
+		}
+		cmd, err := os.ReadFile(filepath.Join("/proc", e.Name(), "cmdline"))
+		if err == nil && bytes.Contains(cmd, []byte("\x00guest="+id+",debug-threads=on\x00")) {
+			found[id] = append(found[id], pid)
+		}
+	}
+	return found, ctx.Err()
+}
