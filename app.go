@@ -70,10 +70,18 @@ func (s Scale) WithDefaults() Scale {
 	return s
 }
 
+// Least is the least number of awake machines over all regions.
+func (s Scale) Least() int {
+	n := 0
+	for _, m := range s.RegionMin {
+		n += m
+	}
+	return max(n, s.Min)
+}
+
 // Check says what is wrong with s, or nil.
 func (s Scale) Check() error {
 	d := s.WithDefaults()
-	sum := 0
 	for r, n := range s.RegionMin {
 		if !r.Valid() || n < 0 {
 			return Invalidf("min of region %q is %d: use region codes such as \"ams\", and 0 or more", r, n)
@@ -81,7 +89,6 @@ func (s Scale) Check() error {
 		if top, ok := s.RegionMax[r]; ok && n > top {
 			return Invalidf("min of region %s is %d, above its max %d: lower the one or raise the other", r, n, top)
 		}
-		sum += n
 	}
 	for r, n := range s.RegionMax {
 		if !r.Valid() || n < 0 {
@@ -98,8 +105,8 @@ func (s Scale) Check() error {
 		return Invalidf("min is %d: use 0 to %d", s.Min, MaxMachines)
 	case s.Max < 0 || s.Max > MaxMachines:
 		return Invalidf("max is %d: use 1 to %d", s.Max, MaxMachines)
-	case max(s.Min, sum) > d.Max:
-		return Invalidf("min is %d, above max %d: lower the one or raise the other", max(s.Min, sum), d.Max)
+	case s.Least() > d.Max:
+		return Invalidf("min is %d, above max %d: lower the one or raise the other", s.Least(), d.Max)
 	case d.OnIdle != OnIdleSuspend && d.OnIdle != OnIdleStop && d.OnIdle != OnIdleOff:
 		return Invalidf("on_idle is %q: use one of suspend, stop, off", s.OnIdle)
 	case d.Spill != SpillSoft && d.Spill != SpillHard:

@@ -267,7 +267,7 @@ func (a *act) shows(o *Observation) bool {
 	case Route:
 		return m == nil || !m.Cordoned
 	case Drain:
-		return m == nil || m.Draining || !awake(*m)
+		return m == nil || m.Cordoned && (m.Draining || !awake(*m))
 	case Destroy:
 		return m == nil
 	}
@@ -295,7 +295,7 @@ func (a *act) pretend(o *Observation) {
 	case a.Kind == Route:
 		m.Cordoned, m.Run, m.Acted = false, volant.RunAuto, false
 	case a.Kind == Drain:
-		m.Cordoned, m.Draining = true, true
+		m.Cordoned, m.Draining, m.Acted = true, awake(*m), false
 	case a.Kind == Destroy:
 		o.Machines = slices.DeleteFunc(o.Machines, func(m Machine) bool { return m.ID == a.Machine })
 	}

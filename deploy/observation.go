@@ -100,7 +100,7 @@ const (
 	Create   Kind = "create"   // a machine of Release, RunOn and cordoned, which replaces Replaces
 	Switch   Kind = "switch"   // the release is the app's current one
 	Route    Kind = "route"    // the machine is uncordoned and RunAuto
-	Drain    Kind = "drain"    // the machine is cordoned and RunAuto, and its host lets it stop when empty
+	Drain    Kind = "drain"    // the machine is cordoned and RunAuto; if awake its host lets it stop when empty
 	Destroy  Kind = "destroy"  // the machine
 	Complete Kind = "complete" // the release
 	Fail     Kind = "fail"     // the release

@@ -233,7 +233,8 @@ func (p *planner) drain(m Machine, rule, text string) {
 }
 
 // retire takes away machines of releases that are neither current nor running: the unrouted ones of a
-// failed release at once, others when they sleep; what serves drains first.
+// failed release at once, others when they sleep. All are cordoned first, and what is asleep is destroyed
+// only when its host knows that: so that no connection wakes it in between.
 func (p *planner) retire(running uint64) {
 	for _, m := range p.ms {
 		if !ofRelease(m) || m.Release == p.o.Current || m.Release == running {
@@ -243,7 +244,11 @@ func (p *planner) retire(running uint64) {
 		case m.Cordoned && m.Run == volant.RunOn && p.status(m.Release) == volant.ReleaseFailed:
 			p.destroy(m, "release_failed", "it was never routed, and its release failed")
 		case m.State.Asleep() || m.State == volant.StateFailed:
-			p.destroy(m, "old_asleep", "it sleeps, and its release is not the current one")
+			if !m.Cordoned {
+				p.drain(m, "old_asleep", "it sleeps, its release is not the current one, and it is not to wake again")
+			} else if m.Acted {
+				p.destroy(m, "old_asleep", "it sleeps, and its release is not the current one")
+			}
 		case awake(m) && !m.Draining && (m.Cordoned || running != p.o.Current):
 			p.drain(m, "old", "its release is not the current one")
 		}

@@ -63,6 +63,7 @@ func created(ago time.Duration) func(*deploy.Machine) {
 }
 func unready(m *deploy.Machine)  { m.Ready = false }
 func draining(m *deploy.Machine) { m.Draining, m.Cordoned = true, true }
+func cordoned(m *deploy.Machine) { m.Cordoned = true }
 func byHand(m *deploy.Machine)   { m.Managed, m.Release = false, 0 }
 func unheard(m *deploy.Machine)  { m.Acted = false }
 func ended(m *deploy.Machine)    { m.Ended = "its program ended with exit code 3" }
@@ -138,17 +139,21 @@ func TestPlan(t *testing.T) {
 		{"old ones with connections stay, and the release is complete", []change{
 			current(2), release(2, running), machine("a", 1, started, draining), machine("b", 2, started, replaces("a")),
 		}, "complete 2 replaced"},
-		{"sleeping old ones are destroyed", []change{
+		{"sleeping old ones are cordoned, so that they do not wake", []change{
 			current(2), release(2, running), machine("a", 1, suspended), machine("b", 2, started),
-		}, "complete 2 replaced, destroy a old_asleep"},
+		}, "complete 2 replaced, drain a old_asleep"},
+		{"not destroyed before their host knows that", []change{
+			current(2), release(2, complete), machine("a", 1, suspended, cordoned, unheard),
+		}, ""},
+		{"then they are destroyed", []change{current(2), release(2, complete), machine("a", 1, suspended, cordoned)}, "destroy a old_asleep"},
 		{"but not before the switch", []change{
 			release(2, running), machine("a", 1, suspended), machine("b", 2, starting, fresh("")),
 		}, ""},
 		{"drained old ones are destroyed when they sleep, long after", []change{
-			current(2), release(2, complete), machine("a", 1, stopped, func(m *deploy.Machine) { m.Cordoned = true }),
+			current(2), release(2, complete), machine("a", 1, stopped, cordoned),
 		}, "destroy a old_asleep"},
 		{"an old one that was cordoned and not yet drained is drained", []change{
-			current(2), release(2, complete), machine("a", 1, started, func(m *deploy.Machine) { m.Cordoned = true }),
+			current(2), release(2, complete), machine("a", 1, started, cordoned),
 		}, "drain a old"},
 		{"an old one that woke again drains", []change{current(2), release(2, complete), machine("a", 1, started)}, "drain a old"},
 		{"one that is falling asleep is waited for", []change{current(2), release(2, complete), machine("a", 1, volant.StateStopping)}, ""},

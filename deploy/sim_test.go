@@ -149,7 +149,8 @@ func (w *world) applyLocked(s deploy.Step) (volant.MachineID, error) {
 		if m == nil {
 			return "", late
 		}
-		m.Cordoned, m.Run = true, volant.RunAuto
+		m.Cordoned, m.Run, m.Acted = true, volant.RunAuto, false
+		time.AfterFunc(50*time.Millisecond, func() { w.change(func() { m.Acted = true }) })
 		if m.State == volant.StateStarted || m.State == volant.StateStarting {
 			m.Draining = true
 		}

@@ -86,7 +86,7 @@ func (m *machine) boot(ctx context.Context, step Step) error {
 	}
 	m.mu.Lock()
 	m.exit = nil
-	m.checks = newChecks(w.Config.Services)
+	m.checks = newChecks(&w)
 	m.mu.Unlock()
 	m.publish()
 	m.resolve(nil)

@@ -280,7 +280,9 @@ func (m *machine) haveLocked() volant.Have {
 	if r.State == volant.StateStarted {
 		v.Ready = true
 		for _, c := range m.checks {
-			v.Checks = append(v.Checks, c.Check)
+			if !c.hidden {
+				v.Checks = append(v.Checks, c.Check)
+			}
 			v.Ready = v.Ready && c.passed
 		}
 	}

@@ -115,7 +115,7 @@ func (m *machine) remedy(ctx context.Context, remedy Remedy, r *record, sameBoot
 		}
 		m.findRootfs(ctx, &r.Machine)
 		m.mu.Lock()
-		m.checks = newChecks(r.Machine.Config.Services)
+		m.checks = newChecks(&r.Machine)
 		m.mu.Unlock()
 		return m.finishStart(ctx, md, &r.Machine)
 	case RemedySleep:
@@ -147,9 +147,9 @@ func (m *machine) remedy(ctx context.Context, remedy Remedy, r *record, sameBoot
 func (m *machine) serveOn(ctx context.Context, r *record) error {
 	m.setUp(true, true)
 	m.mu.Lock()
-	m.checks = newChecks(r.Machine.Config.Services)
+	m.checks = newChecks(&r.Machine)
 	for i := range m.checks {
-		m.checks[i].passed = true
+		m.checks[i].passed = r.Served // else they prove it again
 	}
 	m.mu.Unlock()
 	m.publish()

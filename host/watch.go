@@ -40,6 +40,9 @@ func (m *machine) watch(vm microvm.VM, sess Session) {
 		for j := range wish.Config.Services[i].Checks {
 			w.wg.Go(func() { m.runCheck(ctx, &wish.Config.Services[i], i, j) })
 		}
+		if m.proves(listens(wish.Config.Services[i].InternalPort)) {
+			w.wg.Go(func() { m.awaitListen(ctx, wish.Config.Services[i].InternalPort) })
+		}
 	}
 }
 
@@ -205,11 +208,19 @@ func (m *machine) setUpAfterExit(vm bool) {
 type check struct {
 	volant.Check
 	passed bool
+	hidden bool // not asked for: it only says when a machine that nobody can connect to yet listens
 }
 
-func newChecks(services []volant.Service) []check {
+// newChecks are the checks of a machine that awakes. A service without one gets a hidden one where the
+// machine is kept awake and unrouted, as by a deploy: elsewhere its first connection tells whether it
+// listens, and a probe beside it would be one connection more than its limit.
+func newChecks(w *volant.Machine) []check {
 	var cs []check
+	services := w.Config.Services
 	for i := range services {
+		if len(services[i].Checks) == 0 && w.Cordoned && w.Run == volant.RunOn {
+			cs = append(cs, check{Check: volant.Check{Name: listens(services[i].InternalPort)}, hidden: true})
+		}
 		for j := range services[i].Checks {
 			cs = append(cs, check{Check: volant.Check{
 				Name: services[i].CheckName(i, j), Status: volant.CheckWarning, Output: "not run yet", Updated: time.Now(),
@@ -217,6 +228,31 @@ func newChecks(services []volant.Service) []check {
 		}
 	}
 	return cs
+}
+
+func listens(port int) string { return "listens-" + strconv.Itoa(port) }
+
+// proves says whether the machine has a hidden check of that name which has not passed.
+func (m *machine) proves(name string) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, c := range m.checks {
+		if c.hidden && c.Name == name && !c.passed {
+			return true
+		}
+	}
+	return false
+}
+
+// awaitListen probes a port until it accepts a connection once.
+func (m *machine) awaitListen(ctx context.Context, port int) {
+	for ctx.Err() == nil {
+		if output, ok := m.probe(ctx, port, checkTimeout); ok {
+			m.checked(listens(port), true, output)
+			return
+		}
+		m.pause(ctx, checkEager)
+	}
 }
 
 // runCheck probes one port of an awake machine, quickly until it passes for the first time.

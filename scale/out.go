@@ -25,7 +25,7 @@ func (p *planner) out() {
 			break
 		}
 	}
-	load, top := p.load(), max(p.scale.Max, p.least())
+	load, top := p.load(), max(p.scale.Max, p.scale.Least())
 	if need := ceilDiv(load, p.o.Soft); need > top && p.capacity("") >= top {
 		p.hold("max", "%d connections want %d machines of %d each, and max is %d", load, need, p.o.Soft, top)
 	}
@@ -45,7 +45,7 @@ func (p *planner) out() {
 func (p *planner) why() reason {
 	load, have := p.load(), p.capacity("")
 	if have >= ceilDiv(load, p.o.Soft) {
-		return reason{rule: "min", text: fmt.Sprintf("min keeps %d awake, and there are %d", p.least(), have)}
+		return reason{rule: "min", text: fmt.Sprintf("min keeps %d awake, and there are %d", p.scale.Least(), have)}
 	}
 	waiting := 0
 	for _, r := range p.regions {

@@ -144,18 +144,9 @@ func (p *planner) wakeAt(t time.Time) {
 	}
 }
 
-// least is the least number of awake machines, over all regions.
-func (p *planner) least() int {
-	n := 0
-	for _, m := range p.scale.RegionMin {
-		n += m
-	}
-	return max(n, p.scale.Min)
-}
-
 // wanted is the number of machines that n connections need, within min and max.
 func (p *planner) wanted(n int) int {
-	return min(max(ceilDiv(n, p.o.Soft), p.least()), max(p.scale.Max, p.least()))
+	return min(max(ceilDiv(n, p.o.Soft), p.scale.Least()), max(p.scale.Max, p.scale.Least()))
 }
 
 func ceilDiv(a, b int) int { return (a + b - 1) / b }
@@ -213,7 +204,7 @@ func (p *planner) keep() {
 			p.wakeAt(due)
 			continue
 		}
-		if p.count <= p.least() || p.countIn[m.Region] <= p.scale.RegionMin[m.Region] || p.o.Release == 0 && p.count <= 1 {
+		if p.count <= p.scale.Least() || p.countIn[m.Region] <= p.scale.RegionMin[m.Region] || p.o.Release == 0 && p.count <= 1 {
 			continue
 		}
 		p.destroy(m, "keep", fmt.Sprintf("asleep for %s, as long as keep allows", short(p.scale.Keep.D())))
