@@ -34,7 +34,9 @@ func (h *Host) admit(ctx context.Context, m *machine, w volant.Machine) error {
 	if err != nil {
 		return err
 	}
-	h.reshare(ctx, g)
+	if g.CPUKind == volant.CPUPerformance {
+		h.reshare(ctx)
+	}
 	return nil
 }
 
@@ -123,7 +125,11 @@ func (h *Host) bestMode(w *volant.Machine, snap *manifest) mode {
 
 // freed gives back what a machine held that has no process any more.
 func (h *Host) freed(id volant.MachineID) {
+	cores := len(h.ledger.coresOf(id))
 	h.ledger.release(id)
+	if cores > 0 {
+		h.reshare(h.ctx)
+	}
 	for _, m := range h.all() {
 		m.mu.Lock()
 		waits := m.rec.Wanted && !m.vmUp && m.rec.Machine.Run == volant.RunOn
@@ -137,11 +143,8 @@ func (h *Host) freed(id volant.MachineID) {
 	}
 }
 
-// reshare takes the cores of a performance machine from the shared ones.
-func (h *Host) reshare(ctx context.Context, g volant.Guest) {
-	if g.CPUKind != volant.CPUPerformance {
-		return
-	}
+// reshare gives the shared machines the cores that no performance machine has.
+func (h *Host) reshare(ctx context.Context) {
 	for _, m := range h.all() {
 		m.mu.Lock()
 		shared := m.vmUp && m.rec.Machine.Config.Guest.WithDefaults().CPUKind == volant.CPUShared

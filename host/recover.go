@@ -186,6 +186,6 @@ func (m *machine) foundStopped(ctx context.Context, sameBoot bool) error {
 		m.rec.Wanted = m.rec.Machine.Run == volant.RunOn
 		m.mu.Unlock()
 	}
-	m.stopped(Step{Do: DoStop, Rule: rule}, nil)
+	m.stopped(Step{Do: DoStop, Rule: rule}, nil, true)
 	return nil
 }

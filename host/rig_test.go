@@ -84,6 +84,11 @@ func bubble(t *testing.T, fn func(t *testing.T, r *rig)) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t)
 		defer r.world.Close()
+		defer func() {
+			if r.cancel != nil { // the test gave up
+				r.cancel()
+			}
+		}()
 		fn(t, r)
 		r.stop()
 	})
@@ -144,7 +149,7 @@ func (r *rig) rules(kind why.Kind) []string {
 	defer r.mu.Unlock()
 	var rules []string
 	for _, w := range r.whys {
-		if w.Kind == kind && w.Rule != "template" {
+		if w.Kind == kind && w.Machine != "" {
 			rules = append(rules, w.Rule)
 		}
 	}

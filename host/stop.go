@@ -43,13 +43,13 @@ func (m *machine) stop(ctx context.Context, step Step) error {
 		}
 		m.vm = nil
 	}
-	m.stopped(step, exit)
+	m.stopped(step, exit, up)
 	a.finish(nil)
 	return nil
 }
 
-// stopped notes that no process is left.
-func (m *machine) stopped(step Step, exit *volant.Exit) {
+// stopped notes that no process is left. Ran says that the app ran until then.
+func (m *machine) stopped(step Step, exit *volant.Exit, ran bool) {
 	m.setUp(false, false)
 	m.mu.Lock()
 	last := m.exit
@@ -57,8 +57,11 @@ func (m *machine) stopped(step Step, exit *volant.Exit) {
 	m.mu.Unlock()
 	if exit == nil {
 		exit = &volant.Exit{Requested: true, At: time.Now()}
-		if last != nil {
+		switch {
+		case last != nil:
 			exit.Code, exit.Signal, exit.OOM, exit.At = last.Code, last.Signal, last.OOM, last.At
+		case ran: // it did not end in its time
+			exit.Code, exit.Signal = 137, 9
 		}
 	}
 	r := m.record()

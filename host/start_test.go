@@ -1,0 +1,383 @@
+package host_test
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	volant "github.com/volant-edge/volant"
+	"github.com/volant-edge/volant/guest"
+	"github.com/volant-edge/volant/host"
+	"github.com/volant-edge/volant/microvm"
+)
+
+func TestRestartOfTheServerIsNotSeenByMachines(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		_, id := awakeRig(t, r)
+		g := r.world.Guest(string(id))
+		g.Log("stdout", "one")
+		r.proxy.hold(id, 2)
+		r.SetSlots(id, 2)
+		if err := r.Drain(t.Context(), id, host.Drain{On: true, Then: host.AskSuspend, Term: 7}); err != nil {
+			t.Fatal(err)
+		}
+		before := r.have(id)
+		r.stop()
+		g.Log("stdout", "two")
+		r.start() // without a word of control
+		v := r.have(id)
+		if v.State != volant.StateStarted || !v.Draining || !v.Orphan || v.Memory != 512 || v.IP != before.IP {
+			t.Errorf("got %+v", v)
+		}
+		if v.Epoch <= before.Epoch || v.Seq <= before.Seq {
+			t.Errorf("order (%d, %d) after (%d, %d)", v.Epoch, v.Seq, before.Epoch, before.Seq)
+		}
+		if r.world.Guest(string(id)) != g {
+			t.Error("the VM was made anew")
+		}
+		if err := r.Drain(t.Context(), id, host.Drain{Term: 6}); !errors.Is(err, volant.ErrStaleTerm) {
+			t.Errorf("an old term after the restart: %v", err)
+		}
+		r.SetWishes([]volant.Machine{machine(1)})
+		if v := r.have(id); v.Orphan {
+			t.Error("still an orphan")
+		}
+		r.settle()
+		if got := logTexts(t, r, id, -1); !slices.Equal(got, []string{"one", "two"}) {
+			t.Errorf("log %q", got)
+		}
+		if v := r.have(id); v.State != volant.StateStarted {
+			t.Fatalf("it is %s", v.State)
+		}
+		r.proxy.hold(id, 0)
+		r.SetSlots(id, 0)
+		r.await(id, volant.StateSuspended)
+		r.stop()
+		r.start()
+		r.wake(id)
+		if v := r.await(id, volant.StateStarted); v.Cold {
+			t.Error("the snapshot did not survive a restart of the server")
+		}
+	})
+}
+
+func TestOrphanServesAndWakes(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		_, id := awakeRig(t, r)
+		r.SetWishes(nil)
+		if v := r.have(id); v.State != volant.StateStarted || !v.Orphan {
+			t.Errorf("got %+v", v)
+		}
+		r.suspend(id)
+		r.wake(id)
+		r.await(id, volant.StateStarted)
+		r.SetWishes([]volant.Machine{changed(machine(1), func(m *volant.Machine) { m.Tombstone = true })})
+		r.await(id, volant.StateDestroyed)
+		r.SetWishes(nil)
+		if got := r.Haves(); len(got) != 0 {
+			t.Errorf("got %v", got)
+		}
+	})
+}
+
+func TestServerThatWasBooted(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		r.start()
+		on := machine(2, func(m *volant.Machine) { m.Run = volant.RunOn })
+		asleep := machine(3)
+		all := []volant.Machine{machine(1), on, asleep}
+		r.SetWishes(all)
+		for _, m := range all {
+			r.wake(idOf(m))
+			r.await(idOf(m), volant.StateStarted)
+		}
+		r.suspend(idOf(asleep))
+		r.stop()
+		for _, id := range r.world.Running() {
+			r.world.Die(id, microvm.VMExit{Signal: 9})
+		}
+		r.cfg.HostBoot = "boot-2"
+		r.start()
+		r.settle()
+		if v := r.have(idOf(machine(1))); v.State != volant.StateStopped {
+			t.Errorf("the auto machine is %s", v.State)
+		}
+		if v := r.have(idOf(on)); v.State != volant.StateStarted {
+			t.Errorf("the machine that is to be on is %s", v.State)
+		}
+		if v := r.have(idOf(asleep)); v.State != volant.StateSuspended {
+			t.Errorf("the suspended machine is %s", v.State)
+		}
+	})
+}
+
+func TestVMThatDiedMeanwhile(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		_, id := awakeRig(t, r)
+		r.stop()
+		r.world.Die(string(id), microvm.VMExit{Signal: 9})
+		r.start()
+		r.settle()
+		if v := r.have(id); v.State != volant.StateStarted || v.Boots != 2 {
+			t.Errorf("got %+v", v)
+		}
+	})
+}
+
+func TestLeftoversAreSwept(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		r.start()
+		r.settle()
+		r.stop()
+		stray := idOf(machine(9))
+		for _, p := range []string{"scratch/" + string(stray) + ".img", "snapshots/" + string(stray) + "-1", "logs/x", "templates/old"} {
+			if err := os.WriteFile(filepath.Join(r.dir, p), nil, 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if _, err := r.links.Attach(t.Context(), stray, "o"); err != nil {
+			t.Fatal(err)
+		}
+		if err := r.groups.Add(t.Context(), stray, 1); err != nil {
+			t.Fatal(err)
+		}
+		vm, err := r.deps().Engine.Create(t.Context(), microvm.Spec{
+			ID: string(stray), VCPUs: 1, MemoryMiB: 128, Drives: []microvm.Drive{{Path: "/x"}},
+		})
+		if err != nil || vm == nil {
+			t.Fatal(err)
+		}
+		r.start()
+		for _, dir := range []string{"scratch", "snapshots", "logs"} {
+			if got := entries(t, filepath.Join(r.dir, dir)); len(got) != 0 {
+				t.Errorf("%s: %v", dir, got)
+			}
+		}
+		if got := entries(t, filepath.Join(r.dir, "templates")); len(got) != 2 {
+			t.Errorf("templates: %v", got)
+		}
+		if len(r.links.all()) != 0 || len(r.world.Kept()) != 0 || len(r.groups.m) != 0 {
+			t.Errorf("left: links %v, VMs %v, cgroups %v", r.links.all(), r.world.Kept(), r.groups.m)
+		}
+	})
+}
+
+func TestDamagedRecordIsPutAside(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		_, id := awakeRig(t, r)
+		r.stop()
+		path := filepath.Join(r.dir, "journal", "machines", string(id)+".json")
+		b, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		b[len(b)-3] ^= 1
+		if err := os.WriteFile(path, b, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		r.start()
+		if got := r.world.Running(); len(got) != 0 {
+			t.Errorf("VMs without a record: %v", got)
+		}
+		r.SetWishes([]volant.Machine{machine(1)})
+		r.settle()
+		r.wake(id)
+		r.await(id, volant.StateStarted)
+	})
+}
+
+func logTexts(t *testing.T, r *rig, id volant.MachineID, tail int) []string {
+	t.Helper()
+	var texts []string
+	var last uint64
+	err := r.Logs(t.Context(), id, tail, false, func(l host.LogLine) error {
+		if l.Seq <= last {
+			t.Errorf("line %d after %d", l.Seq, last)
+		}
+		last = l.Seq
+		texts = append(texts, l.Text)
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return texts
+}
+
+func TestLogs(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		r.cfg.LogBytes = 4096
+		_, id := awakeRig(t, r)
+		g := r.world.Guest(string(id))
+		for i := range 200 {
+			g.Log("stdout", fmt.Sprintf("line %d", i))
+		}
+		synctest.Wait()
+		if got := logTexts(t, r, id, 2); !slices.Equal(got, []string{"line 198", "line 199"}) {
+			t.Errorf("tail %q", got)
+		}
+		if got := logTexts(t, r, id, -1); len(got) < 20 || len(got) > 100 || got[len(got)-1] != "line 199" {
+			t.Errorf("%d lines are kept in 8 KiB, the last %q", len(got), got[len(got)-1])
+		}
+		var follow []string
+		stop := errors.New("enough")
+		done := make(chan error, 1)
+		go func() {
+			done <- r.Logs(t.Context(), id, 0, true, func(l host.LogLine) error {
+				if follow = append(follow, l.Text); len(follow) == 2 {
+					return stop
+				}
+				return nil
+			})
+		}()
+		synctest.Wait()
+		g.Log("stderr", "new 1")
+		r.suspend(id)
+		r.wake(id)
+		r.await(id, volant.StateStarted)
+		r.world.Guest(string(id)).Log("stdout", "new 2")
+		if err := <-done; !errors.Is(err, stop) || !slices.Equal(follow, []string{"new 1", "new 2"}) {
+			t.Errorf("followed %q, %v", follow, err)
+		}
+	})
+}
+
+func TestExecAndSignal(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		_, id := awakeRig(t, r)
+		var out, errs bytes.Buffer
+		exit, err := r.Exec(t.Context(), id, guest.Exec{Args: []string{"echo", "hello"}, Stdout: &out, Stderr: &errs})
+		if err != nil || exit.Code != 0 || strings.TrimSpace(out.String()) != "hello" {
+			t.Errorf("exec: %+v, %v, %q", exit, err, out.String())
+		}
+		if err := r.Signal(t.Context(), id, 15); err != nil {
+			t.Error(err)
+		}
+		r.await(id, volant.StateStopped)
+		if _, err := r.Exec(t.Context(), id, guest.Exec{Args: []string{"true"}}); !errors.Is(err, volant.ErrPrecondition) {
+			t.Errorf("exec in a stopped machine: %v", err)
+		}
+	})
+}
+
+func TestWakeIsRefused(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		r.start()
+		cordoned := machine(1, func(m *volant.Machine) { m.Cordoned = true })
+		off := machine(2, func(m *volant.Machine) { m.Run = volant.RunOff })
+		r.SetWishes([]volant.Machine{cordoned, off})
+		for id, want := range map[volant.MachineID]error{
+			idOf(cordoned):   volant.ErrPrecondition,
+			idOf(off):        volant.ErrPrecondition,
+			"0000000000ffff": volant.ErrNotFound,
+		} {
+			if err := r.Wake(t.Context(), id, "a connection"); !errors.Is(err, want) {
+				t.Errorf("machine %s: %v, want %v", id, err, want)
+			}
+		}
+	})
+}
+
+func TestWakesJoin(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		r.start()
+		m := machine(1)
+		r.SetWishes([]volant.Machine{m})
+		r.settle()
+		errs := make(chan error, 20)
+		for range cap(errs) {
+			go func() { errs <- r.Wake(t.Context(), idOf(m), "a connection") }()
+		}
+		for range cap(errs) {
+			if err := <-errs; err != nil {
+				t.Error(err)
+			}
+		}
+		if v := r.await(idOf(m), volant.StateStarted); v.Boots != 1 {
+			t.Errorf("%d boots", v.Boots)
+		}
+	})
+}
+
+func TestDestroyWhileItBoots(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		r.fakes.Latency.Boot = time.Hour
+		r.start()
+		m := machine(1)
+		r.SetWishes([]volant.Machine{m})
+		r.settle()
+		r.wake(idOf(m))
+		time.Sleep(time.Second)
+		begun := time.Now()
+		r.SetWishes([]volant.Machine{changed(m, func(m *volant.Machine) { m.Run = volant.RunDestroyed })})
+		r.await(idOf(m), volant.StateDestroyed)
+		if took := time.Since(begun); took > time.Second {
+			t.Errorf("it took %v", took)
+		}
+		if got := r.links.all(); slices.Contains(got, idOf(m)) {
+			t.Error("its link is left")
+		}
+	})
+}
+
+func TestChecksGateReadiness(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		r.disks.listen(false)
+		m, id := awakeRig(t, r, func(m *volant.Machine) {
+			m.Config.Services[0].Checks = []volant.ServiceCheck{{
+				Type: "tcp", Interval: volant.Duration(10 * time.Second), Grace: volant.Duration(5 * time.Second),
+			}}
+		})
+		v := r.have(id)
+		if v.Ready || len(v.Checks) != 1 || v.Checks[0].Status != volant.CheckWarning || v.Checks[0].Name != m.Config.Services[0].CheckName(0, 0) {
+			t.Errorf("in the grace period: %+v", v)
+		}
+		time.Sleep(6 * time.Second)
+		if v = r.have(id); v.Ready || v.Checks[0].Status != volant.CheckCritical {
+			t.Errorf("after it: %+v", v)
+		}
+		r.disks.listen(true)
+		time.Sleep(300 * time.Millisecond)
+		synctest.Wait()
+		if v = r.have(id); !v.Ready || v.Checks[0].Status != volant.CheckPassing {
+			t.Errorf("listening: %+v", v)
+		}
+		r.disks.listen(false)
+		time.Sleep(11 * time.Second)
+		if v = r.have(id); !v.Ready || v.Checks[0].Status != volant.CheckCritical {
+			t.Errorf("not listening any more: %+v", v)
+		}
+		r.suspend(id)
+		if v = r.have(id); v.Ready || len(v.Checks) != 0 {
+			t.Errorf("asleep: %+v", v)
+		}
+	})
+}
+
+func TestGuestIsTold(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		_, id := awakeRig(t, r, func(m *volant.Machine) {
+			m.Config.Env = map[string]string{"B": "config", "FLY_REGION": "moon"}
+			m.Config.Init.Cmd = []string{"-v"}
+		})
+		c := r.world.Guest(string(id)).Config()
+		for k, want := range map[string]string{
+			"A": "image", "B": "config", "FLY_REGION": "ams", "VOLANT_REGION": "ams", "FLY_MACHINE_ID": string(id),
+			"FLY_APP_NAME": "app_1", "FLY_VM_MEMORY_MB": "512",
+		} {
+			if got := c.Env[k]; got != want {
+				t.Errorf("%s is %q, want %q", k, got, want)
+			}
+		}
+		if !slices.Equal(c.Args, []string{"/app", "-v"}) || c.Hostname != string(id) || !c.Scratch || !c.Net.Addr.IsValid() {
+			t.Errorf("got %+v", c)
+		}
+	})
+}
