@@ -174,3 +174,8 @@ func sameRecord(b, want []byte, rec volant.Record) bool {
 	again, err := json.Marshal(got)
 	return err == nil && bytes.Equal(again, want)
 }
+
+// Key is the key of a record of type T.
+func Key[T any, P record[T]](app volant.AppID, id string) string {
+	return volant.RecordKey(kindOf(P(new(T))), app, id)
+}

@@ -1,0 +1,204 @@
+package catalog
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	volant "github.com/volant-edge/volant"
+)
+
+// next is a snapshot in the making, which shares all that does not change with the one before.
+type next struct {
+	*Snapshot
+	own map[volant.AppID]*app // apps copied already, which may be written to
+	// changed are the apps of which anything changed, facts of machines included.
+	changed map[volant.AppID]bool
+}
+
+func (s *Snapshot) next() *next {
+	c := *s
+	return &next{Snapshot: &c, own: map[volant.AppID]*app{}, changed: map[volant.AppID]bool{}}
+}
+
+// app returns the app's part to write to.
+func (n *next) app(id volant.AppID) *app {
+	n.changed[id] = true
+	if a := n.own[id]; a != nil {
+		return a
+	}
+	a := &app{machines: map[volant.MachineID]*volant.Machine{}, releases: map[uint64]*volant.Release{}}
+	if old, ok := n.apps.get(id); ok {
+		*a = *old
+		a.machines, a.releases, a.addresses = maps.Clone(old.machines), maps.Clone(old.releases), slices.Clone(old.addresses)
+	}
+	n.apps, n.own[id] = n.apps.with(id, a), a
+	return a
+}
+
+func (n *next) put(rec volant.Record) {
+	switch r := rec.(type) {
+	case *volant.Org:
+		n.orgs = n.orgs.with(volant.OrgID(r.ID), r)
+	case *volant.Node:
+		n.nodes = n.nodes.with(volant.NodeID(r.ID), r)
+	case *volant.Token:
+		if old, ok := n.hashes.get(r.ID); ok && old != r.Hash { // the old secret opens nothing any more
+			n.tokens = n.tokens.without(old)
+		}
+		n.tokens, n.hashes = n.tokens.with(r.Hash, r), n.hashes.with(r.ID, r.Hash)
+	case *volant.App:
+		n.putApp(r)
+	case *volant.Release:
+		n.app(r.App).releases[r.Version] = r
+	case *volant.Machine:
+		n.putMachine(r)
+	case *volant.Address:
+		n.putAddress(r)
+	}
+}
+
+// drop forgets a tombstone which was swept.
+func (n *next) drop(rec volant.Record) {
+	switch r := rec.(type) {
+	case *volant.Org:
+		n.orgs = n.orgs.without(volant.OrgID(r.ID))
+	case *volant.Node:
+		n.nodes = n.nodes.without(volant.NodeID(r.ID))
+	case *volant.Token:
+		n.tokens, n.hashes = n.tokens.without(r.Hash), n.hashes.without(r.ID)
+	case *volant.App:
+		n.app(r.App).rec = nil
+		n.tidy(r.App)
+	case *volant.Release:
+		delete(n.app(r.App).releases, r.Version)
+		n.tidy(r.App)
+	case *volant.Machine:
+		id := volant.MachineID(r.ID)
+		delete(n.app(r.App).machines, id)
+		on, _ := n.onNode.get(r.Node)
+		n.onNode = n.onNode.with(r.Node, on.without(id))
+		n.owner, n.haves = n.owner.without(id), n.haves.without(id)
+		n.tidy(r.App)
+	case *volant.Address:
+		if old, ok := n.addresses.get(r.IP); ok && old.Tombstone {
+			n.addresses = n.addresses.without(r.IP)
+		}
+	}
+}
+
+// tidy forgets an app of which nothing is left.
+func (n *next) tidy(id volant.AppID) {
+	if a := n.app(id); a.rec == nil && len(a.machines)+len(a.releases)+len(a.addresses) == 0 {
+		n.apps = n.apps.without(id)
+		delete(n.own, id)
+	}
+}
+
+func (n *next) putApp(r *volant.App) {
+	a := n.app(r.App)
+	if a.rec != nil {
+		if id, _ := n.names.get(a.rec.Name); id == r.App {
+			n.names = n.names.without(a.rec.Name)
+		}
+	}
+	a.rec = r
+	if !r.Tombstone {
+		n.names = n.names.with(r.Name, r.App)
+	}
+}
+
+func (n *next) putMachine(r *volant.Machine) {
+	id := volant.MachineID(r.ID)
+	a := n.app(r.App)
+	if old := a.machines[id]; old != nil && old.Node != r.Node { // cannot be, unless a store was restored
+		on, _ := n.onNode.get(old.Node)
+		n.onNode = n.onNode.with(old.Node, on.without(id))
+	}
+	a.machines[id] = r
+	if owner, _ := n.owner.get(id); owner != r.App {
+		n.owner = n.owner.with(id, r.App)
+	}
+	on, _ := n.onNode.get(r.Node)
+	n.onNode = n.onNode.with(r.Node, on.with(id, r))
+}
+
+func (n *next) putAddress(r *volant.Address) {
+	if old, ok := n.addresses.get(r.IP); ok {
+		a := n.app(old.Owner)
+		a.addresses = slices.DeleteFunc(a.addresses, func(ad *volant.Address) bool { return ad.IP == r.IP })
+	}
+	n.addresses = n.addresses.with(r.IP, r)
+	if !r.Tombstone {
+		a := n.app(r.Owner)
+		a.addresses = append(a.addresses, r)
+	}
+}
+
+// have takes a fact of a machine, unless it is older than the one held. A machine has one host, and a
+// fact of another node is an error.
+func (n *next) have(h volant.Have) error {
+	if m, ok := n.Machine(h.Machine); ok && m.Node != "" && h.Node != "" && h.Node != m.Node {
+		return fmt.Errorf("node %s speaks of machine %s, which is on node %s", h.Node, h.Machine, m.Node)
+	}
+	old, ok := n.haves.get(h.Machine)
+	if ok && (h.Epoch < old.Epoch || h.Epoch == old.Epoch && h.Seq <= old.Seq) {
+		return nil
+	}
+	n.haves = n.haves.with(h.Machine, &h)
+	n.changed[h.App] = true
+	if _, ok := n.owner.get(h.Machine); !ok {
+		n.owner = n.owner.with(h.Machine, h.App)
+	}
+	return nil
+}
+
+// byKey finds a record by its key in the store, or nil.
+func (n *next) byKey(key string) volant.Record {
+	parts := strings.SplitN(key, "/", 3)
+	kind, id := volant.Kind(parts[0]), parts[2]
+	a, ok := n.apps.get(volant.AppID(parts[1]))
+	switch kind {
+	case volant.KindOrg:
+		return found(n.orgs.get(volant.OrgID(id)))
+	case volant.KindNode:
+		return found(n.nodes.get(volant.NodeID(id)))
+	case volant.KindToken:
+		hash, _ := n.hashes.get(id)
+		return found(n.tokens.get(hash))
+	case volant.KindAddress:
+		for _, ad := range n.addresses.all() { // rare
+			if ad.ID == id {
+				return ad
+			}
+		}
+	case volant.KindApp:
+		if ok && a.rec != nil {
+			return a.rec
+		}
+	case volant.KindMachine:
+		if ok {
+			m, has := a.machines[volant.MachineID(id)]
+			return found(m, has)
+		}
+	case volant.KindRelease:
+		if ok {
+			for _, r := range a.releases {
+				if r.ID == id {
+					return r
+				}
+			}
+		}
+	case volant.KindImage, volant.KindAppName:
+	}
+	return nil
+}
+
+// found is r, or a nil Record if it was not found.
+func found[R volant.Record](r R, ok bool) volant.Record {
+	if !ok {
+		return nil
+	}
+	return r
+}
