@@ -127,6 +127,9 @@ type act struct {
 	done    time.Time        // when Apply returned; zero before
 }
 
+// tellAgain is how often a Hold that stays is told.
+const tellAgain = time.Minute
+
 // watch is the scaler of one app under one term.
 type watch struct {
 	s     *Scaler
@@ -138,7 +141,8 @@ type watch struct {
 	settled []*act // done, and not yet seen in an observation
 	blocked map[volant.MachineID]perapp.Backoff
 	full    map[volant.Region]perapp.Backoff
-	held    string // rule of the Hold last told
+	held    string    // rule of the Hold last told
+	heldAt  time.Time // when it was told
 }
 
 // Plan is perapp's.
@@ -165,8 +169,9 @@ func (w *watch) Plan(ctx context.Context, inFlight []*act) ([]*act, time.Time, e
 	for _, s := range steps {
 		if s.Kind == Hold {
 			held = s.Rule
-			if w.held != held {
+			if w.held != held || o.Now.Sub(w.heldAt) >= tellAgain {
 				w.explain(s, nil)
+				w.heldAt = o.Now
 			}
 			continue
 		}

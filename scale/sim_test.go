@@ -14,6 +14,7 @@ import (
 	volant "github.com/volant-edge/volant"
 	"github.com/volant-edge/volant/internal/perapp"
 	"github.com/volant-edge/volant/scale"
+	"github.com/volant-edge/volant/why"
 )
 
 // world is a fleet of one app: hosts which boot, drain and put machines to sleep, and proxies which hold
@@ -27,6 +28,8 @@ type world struct {
 	boot   time.Duration
 	lag    time.Duration
 	breaks float64 // part of boots that fail
+	lies   int     // room that is told and not there
+	whys   *why.Ring
 
 	mu       sync.Mutex // guards those below
 	machines map[volant.MachineID]*scale.Machine
@@ -54,7 +57,8 @@ func newWorld(t *testing.T, seed uint64, set volant.Scale) *world {
 		t: t, rnd: rand.New(rand.NewPCG(seed, 1)), set: set.WithDefaults(), boot: 900 * time.Millisecond, lag: 30 * time.Millisecond,
 		room: map[volant.Region]int{"ams": 100}, machines: map[volant.MachineID]*scale.Machine{},
 	}
-	w.scaler = scale.New(w, scale.Config{})
+	w.whys = why.NewRing(1000)
+	w.scaler = scale.New(w, scale.Config{Why: w.whys})
 	return w
 }
 
@@ -96,7 +100,7 @@ func (w *world) Observe(context.Context, volant.AppID) (scale.Observation, error
 	}
 	for r, n := range w.room {
 		near := slices.Sorted(maps.Keys(w.room))
-		o.Regions[r] = scale.Region{Room: n - w.awakeLocked(r), Near: near}
+		o.Regions[r] = scale.Region{Room: n - w.awakeLocked(r) + w.lies, Near: near}
 	}
 	return o, nil
 }
@@ -436,9 +440,62 @@ func TestABurstMakesItsMachinesInOneGo(t *testing.T) {
 	})
 }
 
+func TestWhereAHostHasNoRoomAfterAllTheNextRegionIsTried(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 3, volant.Scale{})
+		w.room["syd"], w.lies = 0, 5
+		w.run(func() {
+			w.open("syd", 1)
+			time.Sleep(3 * time.Second)
+			if n := w.waiting(); n > 0 {
+				t.Errorf("%d wait", n)
+			}
+			recs := w.whys.Query(why.Query{App: "app", Kinds: []why.Kind{why.Scale}})
+			if len(recs) != 2 || recs[0].Rule != "demand" || recs[0].Attrs["region"] != "ams" ||
+				recs[1].Rule != "no_capacity" || recs[1].Attrs["region"] != "syd" {
+				t.Errorf("reasons: %+v", recs)
+			}
+		})
+	})
+}
+
+func TestABrokenReleaseIsNotMultiplied(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 4, volant.Scale{})
+		w.breaks = 1
+		w.run(func() {
+			w.open("ams", 100)
+			time.Sleep(20 * time.Second)
+			if n := w.count(); n > 5 {
+				t.Errorf("%d machines", n)
+			}
+			w.takeSteps()
+			time.Sleep(10 * time.Minute)
+			if n := len(w.takeSteps()); n < 2 || n > 5 {
+				t.Errorf("tried %d times in 10 minutes", n)
+			}
+			told := slices.ContainsFunc(w.whys.Query(why.Query{Limit: 10}), func(r why.Record) bool { return r.Rule == "broken" })
+			if !told {
+				t.Errorf("reasons: %+v", w.whys.Query(why.Query{Limit: 10}))
+			}
+			w.mu.Lock()
+			w.breaks = 0
+			w.mu.Unlock()
+			time.Sleep(6 * time.Minute)
+			if n := w.waiting(); n > 0 {
+				t.Errorf("%d wait though it is mended", n)
+			}
+		})
+	})
+}
+
 // TestRandomWorlds lets connections come and go at random, and holds the promises of scaling against it.
 func TestRandomWorlds(t *testing.T) {
-	for seed := range uint64(60) {
+	seeds := uint64(60)
+	if testing.Short() {
+		seeds = 10
+	}
+	for seed := range seeds {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) { randomWorld(t, seed) })
 		})
