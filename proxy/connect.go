@@ -65,15 +65,18 @@ func (pl *place) mend(mood flags) {
 }
 
 // failed notes that the app did not accept, and says where the connection goes instead: to another
-// machine with a free slot, to the same one again, or into the queue.
-func (a *app) failed(st seat, w *waiter, err error) verdict {
+// machine with a free slot, to the same one again, or into the queue. held says that the slot is not free yet.
+func (a *app) failed(st seat, w *waiter, err error, held bool) verdict {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	pl, now := st.place, time.Now()
-	if ownFault(err) {
+	if !held {
 		a.free(st)
+	}
+	if ownFault(err) {
+		v := a.goOn(w)
 		a.grant(pl.svc)
-		return a.goOn(w)
+		return v
 	}
 	if pl.failed.IsZero() {
 		pl.failed = now
@@ -86,7 +89,6 @@ func (a *app) failed(st seat, w *waiter, err error) verdict {
 		pl.shutAt = now
 		pl.svc.shy = true
 	}
-	a.free(st)
 	v := a.goOn(w)
 	a.grant(pl.svc)
 	return v

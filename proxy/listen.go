@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -24,8 +25,8 @@ const (
 // listener accepts on one address.
 type listener struct {
 	addr   netip.AddrPort
-	net    net.Listener
-	failed bool // it could not be listened on, and that was said
+	stop   func() error // nil while it is not open
+	failed bool         // it could not be listened on, and that was said
 }
 
 func (p *Proxy) ringWanted() {
@@ -64,10 +65,10 @@ func (p *Proxy) closeListeners() {
 }
 
 func (p *Proxy) closeListener(l *listener) {
-	if l.net == nil {
+	if l.stop == nil {
 		return
 	}
-	if err := l.net.Close(); err != nil {
+	if err := l.stop(); err != nil {
 		p.log.Warn("listener did not close", "addr", l.addr, "err", err)
 	}
 }
@@ -92,7 +93,7 @@ func (p *Proxy) adjust(ctx context.Context) (again bool) {
 			l = &listener{addr: ap}
 			p.listeners[ap] = l
 		}
-		if l.net != nil {
+		if l.stop != nil {
 			continue
 		}
 		if !p.openListener(ctx, l, r) {
@@ -103,7 +104,11 @@ func (p *Proxy) adjust(ctx context.Context) (again bool) {
 }
 
 func (p *Proxy) openListener(ctx context.Context, l *listener, r *route) bool {
-	n, err := p.cfg.Listen(ctx, l.addr)
+	listen := p.listenNet
+	if p.fast {
+		listen = p.listenLoops
+	}
+	stop, err := listen(ctx, l.addr)
 	if err != nil {
 		if !l.failed {
 			l.failed = true
@@ -115,9 +120,56 @@ func (p *Proxy) openListener(ctx context.Context, l *listener, r *route) bool {
 		}
 		return false
 	}
-	l.net, l.failed = n, false
-	p.sessions.Go(func() { p.accept(ctx, l.addr, n) })
+	l.stop, l.failed = stop, false
 	return true
+}
+
+// listenNet accepts on a net.Listener.
+func (p *Proxy) listenNet(ctx context.Context, addr netip.AddrPort) (stop func() error, err error) {
+	n, err := p.cfg.Listen(ctx, addr)
+	if err != nil {
+		return nil, err
+	}
+	p.sessions.Go(func() { p.accept(ctx, addr, n) })
+	return n.Close, nil
+}
+
+// listenLoops accepts on a socket which all loops share.
+func (p *Proxy) listenLoops(_ context.Context, addr netip.AddrPort) (stop func() error, err error) {
+	fd, err := sysListen(addr)
+	if err != nil {
+		return nil, err
+	}
+	left := atomic.Int32{}
+	left.Store(int32(len(p.loops)))
+	done := func() {
+		if left.Add(-1) == 0 {
+			sysClose(int32(fd))
+		}
+	}
+	lls := make([]*loopListener, len(p.loops))
+	for i, l := range p.loops {
+		l.do(func(l *loop) {
+			var err error
+			if lls[i], err = l.listen(int32(fd), addr); err != nil {
+				p.log.Error("could not accept", "addr", addr, "err", err)
+			}
+		})
+	}
+	return func() error {
+		for i, l := range p.loops {
+			ran := l.do(func(l *loop) {
+				if lls[i] != nil {
+					l.unlisten(lls[i])
+				}
+				done()
+			})
+			if !ran {
+				done()
+			}
+		}
+		return nil
+	}, nil
 }
 
 // accept takes connections until the listener is closed. Want of files or memory only slows it down.
@@ -149,25 +201,23 @@ func (p *Proxy) accept(ctx context.Context, at netip.AddrPort, n net.Listener) {
 
 // begin starts the road of one connection.
 func (p *Proxy) begin(ctx context.Context, at netip.AddrPort, c net.Conn) {
-	s := &session{p: p, client: c, route: (*p.routes.Load())[at]}
-	if s.route == nil { // the table changed since the handshake
-		s.route = &route{refusal: ruleNoRoute}
-	}
-	s.svc, s.region = s.route.svc, s.route.region
-	client := clientOf(c)
-	s.peer = peerKey(client.Addr())
-	s.road = road{
-		id: p.lastID.Add(1), epoch: p.cfg.Epoch, start: time.Now(), name: s.route.name, org: s.route.org,
-		client: client, local: at,
-	}
-	if s.route.app != nil {
-		s.road.app = s.route.app.id
-	}
-	p.open.Add(1)
+	d := newNetRoad(ctx, p, at, c)
 	p.sessions.Go(func() {
 		defer p.open.Add(-1)
-		s.run(ctx)
+		d.run()
 	})
+}
+
+// prepare fills in what every new session has, and counts it as open.
+func (p *Proxy) prepare(s *session, at, client netip.AddrPort, now time.Time) {
+	p.open.Add(1)
+	r := (*p.routes.Load())[at]
+	if r == nil { // the table changed since the handshake
+		r = &route{refusal: ruleNoRoute}
+	}
+	s.p, s.route, s.svc, s.region = p, r, r.svc, r.region
+	s.peer = peerKey(client.Addr())
+	s.road = road{id: p.lastID.Add(1), epoch: p.cfg.Epoch, start: now, route: r, client: client, local: at}
 }
 
 func unmapped(ap netip.AddrPort) netip.AddrPort {

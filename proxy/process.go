@@ -79,7 +79,7 @@ func Main(ctx context.Context, cfg Process) error {
 	if err != nil {
 		return err
 	}
-	st := &state{p: p, path: dir + "/" + stateFile, log: cfg.Log, changed: make(chan struct{}, 1)}
+	st := &keeper{p: p, path: dir + "/" + stateFile, log: cfg.Log, changed: make(chan struct{}, 1)}
 	st.load()
 	l, err := listenControl(d)
 	if err != nil {
@@ -108,7 +108,7 @@ func listenControl(d *datadir.Dir) (net.Listener, error) {
 }
 
 // run runs the parts of the process, and ends them in order: accepting, connections, control.
-func run(ctx context.Context, cfg Process, p *Proxy, st *state, l net.Listener) error {
+func run(ctx context.Context, cfg Process, p *Proxy, st *keeper, l net.Listener) error {
 	asked, ask := context.WithCancel(ctx)
 	defer ask()
 	live, kill := context.WithCancel(context.Background())
@@ -137,15 +137,15 @@ func run(ctx context.Context, cfg Process, p *Proxy, st *state, l net.Listener) 
 	return g.Wait()
 }
 
-// state keeps the last Table and the seals on disk.
-type state struct {
+// keeper keeps the last Table and the seals on disk.
+type keeper struct {
 	p       *Proxy
 	path    string
 	log     *slog.Logger
 	changed chan struct{} // capacity 1
 }
 
-func (s *state) ring() {
+func (s *keeper) ring() {
 	select {
 	case s.changed <- struct{}{}:
 	default:
@@ -153,7 +153,7 @@ func (s *state) ring() {
 }
 
 // load gives the proxy what was saved. A damaged file is left out: the server will tell again.
-func (s *state) load() {
+func (s *keeper) load() {
 	b, err := atomicfile.ReadChecked(s.path, frameMost)
 	if errors.Is(err, os.ErrNotExist) {
 		return
@@ -172,7 +172,7 @@ func (s *state) load() {
 }
 
 // run writes changes down until ctx ends, and the last of them then.
-func (s *state) run(ctx context.Context) error {
+func (s *keeper) run(ctx context.Context) error {
 	for {
 		select {
 		case <-ctx.Done():
@@ -194,7 +194,7 @@ func (s *state) run(ctx context.Context) error {
 	}
 }
 
-func (s *state) save() {
+func (s *keeper) save() {
 	b, err := json.Marshal(s.p.saved())
 	if err == nil {
 		err = atomicfile.WriteChecked(s.path, b, 0o600)

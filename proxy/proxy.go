@@ -2,12 +2,14 @@ package proxy
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"maps"
 	"math/rand/v2"
 	"net"
 	"net/netip"
 	"os"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -43,6 +45,9 @@ type Hello struct {
 type Proxy struct {
 	cfg Config
 	log *slog.Logger
+	// fast says that both sides are the kernel's TCP: loops serve them.
+	fast  bool
+	times times
 
 	mu        sync.Mutex // guards what follows; taken before an app's
 	table     Table
@@ -51,6 +56,7 @@ type Proxy struct {
 	seals     map[volant.MachineID]sealMark
 	listeners map[netip.AddrPort]*listener
 	stopping  bool
+	loops     []*loop // none where connections are not the kernel's own
 
 	routes   atomic.Pointer[map[netip.AddrPort]*route]
 	wanted   chan struct{} // rung when the listeners should change; capacity 1
@@ -68,6 +74,7 @@ type sealMark struct{ epoch, seq uint64 }
 // route is where connections to one address and port go.
 type route struct {
 	app       *app
+	id        volant.AppID
 	svc       *service
 	name      string
 	org       volant.OrgID
@@ -86,6 +93,7 @@ func New(cfg Config) (*Proxy, error) {
 		cfg.Recent = 4096
 	}
 	cfg.Epoch = max(cfg.Epoch, 1)
+	fast := cfg.Listen == nil && cfg.Dial == nil
 	if cfg.Listen == nil {
 		cfg.Listen = listenTCP
 	}
@@ -93,7 +101,7 @@ func New(cfg Config) (*Proxy, error) {
 		cfg.Dial = dialTCP
 	}
 	p := &Proxy{
-		cfg: cfg, log: cfg.Log, apps: map[volant.AppID]*app{}, owner: map[volant.MachineID]*app{},
+		cfg: cfg, log: cfg.Log, fast: fast, times: defaultTimes(), apps: map[volant.AppID]*app{}, owner: map[volant.MachineID]*app{},
 		seals: map[volant.MachineID]sealMark{}, listeners: map[netip.AddrPort]*listener{},
 		wanted: make(chan struct{}, 1), roads: newRoads(cfg.Recent),
 	}
@@ -106,9 +114,40 @@ func (p *Proxy) chance() uint64 { return rand.Uint64() }
 
 // Run serves until ctx ends; then it closes what is still open. Use Shutdown first to let connections end.
 func (p *Proxy) Run(ctx context.Context) error {
+	loops, err := p.newLoops()
+	if err != nil {
+		return err
+	}
+	p.mu.Lock()
+	p.loops = loops
+	p.mu.Unlock()
+	for _, l := range loops {
+		p.sessions.Go(func() { l.run(ctx) })
+	}
 	p.serve(ctx)
 	p.sessions.Wait()
 	return nil
+}
+
+// loopsMost bounds the loops; one moves more than a network card.
+const loopsMost = 8
+
+func (p *Proxy) newLoops() ([]*loop, error) {
+	if !p.fast {
+		return nil, nil
+	}
+	var loops []*loop
+	for range min(runtime.GOMAXPROCS(0), loopsMost) {
+		l, err := newLoop(p, p.times)
+		if err != nil {
+			for _, l := range loops {
+				l.close()
+			}
+			return nil, fmt.Errorf("proxy: %w", err)
+		}
+		loops = append(loops, l)
+	}
+	return loops, nil
 }
 
 // Shutdown stops accepting and returns when the last connection has ended, or ctx has. Established
@@ -194,7 +233,7 @@ func (p *Proxy) routeApp(routes map[netip.AddrPort]*route, a *app, cfg *App, reg
 	for i := range cfg.Services {
 		s := &cfg.Services[i]
 		r := &route{
-			app: a, svc: a.service(s.InternalPort), name: cfg.Name, org: cfg.Org, region: region,
+			app: a, id: a.id, svc: a.service(s.InternalPort), name: cfg.Name, org: cfg.Org, region: region,
 			onData: s.WakeOn == "data", queueTime: cfg.QueueTime.D(),
 		}
 		if len(s.Handlers) > 0 {

@@ -166,6 +166,14 @@ func (r *relaying) timeUp(gone bool) end {
 	return endHalfClosed
 }
 
+// letGo ends a machine's connection that nobody wants, and returns when the machine's side has closed.
+func letGo(c net.Conn) {
+	closeWrite(c)
+	c.SetReadDeadline(time.Now().Add(lingerTime)) //nolint:errcheck // then a read fails at once
+	io.Copy(io.Discard, c)                        //nolint:errcheck // any end will do
+	abort(c)
+}
+
 // closeWrite sends FIN, where the connection can.
 func closeWrite(c net.Conn) {
 	if cw, ok := c.(interface{ CloseWrite() error }); ok {
@@ -183,9 +191,9 @@ func abort(c net.Conn) {
 	c.Close() //nolint:errcheck // there is nothing left to do with it
 }
 
-// farewell closes a refused client with FIN. What it sends meanwhile is read for a moment, since closing
+// sayFarewell closes a refused client with FIN. What it sends meanwhile is read for a moment, since closing
 // over unread bytes would send RST.
-func farewell(ctx context.Context, c net.Conn) {
+func sayFarewell(ctx context.Context, c net.Conn) {
 	closeWrite(c)
 	defer context.AfterFunc(ctx, func() { c.Close() })() //nolint:errcheck // closed again by the session
 	c.SetReadDeadline(time.Now().Add(farewellIn))        //nolint:errcheck // then a read fails at once

@@ -259,6 +259,3 @@ func (p *Proxy) noteConnect(a *app, pl *place, rule, text string) {
 		Time: time.Now(), Kind: why.Machine, Org: a.cfg.Org, App: a.id, Machine: pl.m.id, Rule: rule, Text: text,
 	})
 }
-
-// noteRefusal records a connection that was not served.
-func (p *Proxy) noteRefusal(s *session) { p.note(s.road.record()) }

@@ -19,9 +19,7 @@ type road struct {
 	id      uint64
 	epoch   uint64
 	start   time.Time
-	app     volant.AppID
-	name    string
-	org     volant.OrgID
+	route   *route
 	client  netip.AddrPort
 	local   netip.AddrPort
 	machine volant.MachineID
@@ -57,7 +55,7 @@ func (r *road) request() string {
 // record puts the road in words.
 func (r *road) record() why.Record {
 	rec := why.Record{
-		Time: r.start, Kind: why.Connection, Org: r.org, App: r.app, Machine: r.machine, Request: r.request(),
+		Time: r.start, Kind: why.Connection, Org: r.route.org, App: r.route.id, Machine: r.machine, Request: r.request(),
 		Rule: r.rule.String(),
 		Attrs: map[string]string{
 			"client": r.client.String(), "address": r.local.String(), "waited": r.waited.String(),
@@ -170,7 +168,7 @@ func (r *road) match(q why.Query) bool {
 	if r.refusal {
 		kind = why.Refusal
 	}
-	return (q.Org == "" || q.Org == r.org) && (q.App == "" || q.App == r.app) &&
+	return (q.Org == "" || q.Org == r.route.org) && (q.App == "" || q.App == r.route.id) &&
 		(q.Machine == "" || q.Machine == r.machine) && (q.Request == "" || q.Request == r.request()) &&
 		(len(q.Kinds) == 0 || slices.Contains(q.Kinds, kind)) && !r.start.Before(q.Since)
 }

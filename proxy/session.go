@@ -1,204 +1,185 @@
 package proxy
 
-import (
-	"context"
-	"net"
-	"net/netip"
-	"time"
-)
+import "time"
 
-// session is the road of one client's connection.
+// session is the road of one client's connection to its machine. It is a state machine that its driver
+// moves: one call at a time, and none of them blocks.
 type session struct {
 	waiter
-	p      *Proxy
-	route  *route
-	client net.Conn
-	road   road
-	watch  *watcher // while it waits; nil before
+	p     *Proxy
+	route *route
+	drive driver
+	road  road
+
+	state    state
+	seat     seat      // held while pausing, dialing and relaying
+	deadline time.Time // of the queue
+	tried    *place    // the last one that did not accept
+	attempt  int
+	leaving  rule // refuse as soon as the verdict that is on its way has come
 }
 
-// run leads the connection to a machine, or refuses it.
-func (s *session) run(ctx context.Context) {
-	defer s.client.Close() //nolint:errcheck // closed before in every orderly end
+// driver does for a session what depends on the kind of its connections.
+type driver interface {
+	watch() // tell spoke and left from now on
+	dial()  // connect to seat.addr, then tell dialed; dialTimeout bounds it
+	// hangUp gives the dial up. It returns false if the machine may have the connection already: then the
+	// driver gives the slot back itself, when the machine's side has closed.
+	hangUp() (free bool)
+	alarm(at time.Time)   // tell alarmed then; there is one alarm
+	relay()               // both sides are there; tell ended when the machine's side has closed
+	refuse(farewell bool) // close the client with FIN, after a farewell or at once
+	post(v verdict)       // tell decided soon; called from anywhere
+}
+
+// state of a session.
+type state uint8
+
+const (
+	stateNew state = iota
+	stateWaiting
+	statePausing // has a seat whose app did not accept a moment ago
+	stateDialing
+	stateRelaying
+	stateOver
+)
+
+// begin starts the road.
+func (s *session) begin(now time.Time) {
 	if s.route.refusal != ruleNone {
-		s.refuse(ctx, s.route.refusal)
+		s.refuse(s.route.refusal, now)
 		return
 	}
-	a := s.route.app
-	verdicts := make(chan verdict, 1)
-	s.deliver = func(v verdict) { verdicts <- v }
+	s.deliver = s.drive.post
 	s.quiet = s.route.onData
-	deadline := s.road.start.Add(s.route.queueTime)
-	var tried *place
-	v := a.enter(&s.waiter)
-	for attempt := 0; ; attempt++ {
-		if v.waits() {
-			v = s.wait(ctx, verdicts, deadline, tried != nil)
-		}
-		if v.refusal != ruleNone {
-			s.refuse(ctx, v.refusal)
-			return
-		}
-		if v.seat.place == tried && !s.pause(ctx) {
-			a.release(v.seat)
-			s.gone(ctx)
-			return
-		}
-		tried = v.seat.place
-		machine, err := s.dial(ctx, v.seat, attempt)
-		if err == nil {
-			s.connected(ctx, v.seat, machine)
-			return
-		}
-		if s.clientGone() || ctx.Err() != nil {
-			a.release(v.seat)
-			s.gone(ctx)
-			return
-		}
-		s.road.tries++
-		v = a.failed(v.seat, &s.waiter, err)
-	}
+	s.deadline = now.Add(s.route.queueTime)
+	s.decided(s.route.app.enter(&s.waiter), now)
 }
 
-// connected takes over when the machine has accepted.
-func (s *session) connected(ctx context.Context, st seat, machine net.Conn) {
-	a := s.route.app
-	if st.probing {
-		a.opened(st)
-	}
-	s.road.placed(st, time.Now())
-	s.p.roads.put(&s.road)
-	early := s.unwatch()
-	up, down, how := relay(ctx, s.client, machine, early)
-	a.release(st)
-	s.road.over(how, up, down, time.Now())
-	s.p.roads.put(&s.road)
-}
-
-// wait waits in the queue for a verdict, the client's end, its first byte, or the end of its time.
-func (s *session) wait(ctx context.Context, verdicts <-chan verdict, deadline time.Time, failed bool) verdict {
-	a := s.route.app
-	w := s.watched()
-	timer := time.NewTimer(time.Until(deadline))
-	defer timer.Stop()
-	data := w.data
-	for {
-		r := ruleNone
-		select {
-		case v := <-verdicts:
-			return v
-		case <-data:
-			data = nil
-			a.speak(&s.waiter)
-			continue
-		case <-w.gone:
-			r = ruleClientGone
-		case <-ctx.Done():
-			r = ruleStopping
-		case <-timer.C:
-			if more := a.extension(&s.waiter, time.Now()); more > 0 {
-				timer.Reset(more)
-				continue
-			}
-			r = ruleQueueTime
-			if failed {
-				r = ruleConnectTime
-			} else if s.quiet {
-				r = ruleNoData
-			}
-		}
-		if a.quit(&s.waiter, r != ruleClientGone) {
-			return verdict{refusal: r}
-		}
-		v := <-verdicts // it came first
-		if r != ruleClientGone || v.refusal != ruleNone {
-			return v
-		}
-		a.release(v.seat)
-		return verdict{refusal: r}
-	}
-}
-
-// pause waits until the next probe; false if the client is gone.
-func (s *session) pause(ctx context.Context) bool {
-	t := time.NewTimer(probeEvery)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return true
-	case <-s.watched().gone:
-	case <-ctx.Done():
-	}
-	return false
-}
-
-func (s *session) dial(ctx context.Context, st seat, attempt int) (net.Conn, error) {
-	ctx, cancel := context.WithTimeout(ctx, dialTimeout(attempt))
-	defer cancel()
-	if s.watch != nil {
-		defer context.AfterFunc(s.watch.ctx, cancel)()
-	}
-	return s.p.cfg.Dial(ctx, st.addr)
-}
-
-func (s *session) clientGone() bool {
-	if s.watch == nil {
-		return false
-	}
-	select {
-	case <-s.watch.gone:
-		return true
+// decided takes the app's verdict.
+func (s *session) decided(v verdict, now time.Time) {
+	switch {
+	case v.waits():
+		s.state = stateWaiting
+		s.drive.alarm(s.deadline)
+		s.drive.watch() // may end the session
+	case v.refusal != ruleNone:
+		s.refuse(v.refusal, now)
+	case s.leaving != ruleNone:
+		s.route.app.release(v.seat)
+		s.refuse(s.leaving, now)
+	case v.seat.place == s.tried:
+		s.seat, s.state = v.seat, statePausing
+		s.drive.alarm(now.Add(probeEvery))
+		s.drive.watch()
 	default:
-		return false
+		s.seat, s.attempt = v.seat, 0
+		s.dial()
 	}
 }
 
-func (s *session) gone(ctx context.Context) {
-	if ctx.Err() != nil {
-		s.refuse(ctx, ruleStopping)
+func (s *session) dial() {
+	s.state, s.tried = stateDialing, s.seat.place
+	s.drive.dial()
+}
+
+// dialed tells how a dial ended. held says of a failed one that the slot is not free yet, as with hangUp.
+func (s *session) dialed(err error, held bool, now time.Time) {
+	a := s.route.app
+	if err == nil {
+		if s.seat.probing {
+			a.opened(s.seat)
+		}
+		s.state = stateRelaying
+		s.road.placed(s.seat, now)
+		s.p.roads.put(&s.road)
+		s.drive.relay()
 		return
 	}
-	s.refuse(ctx, ruleClientGone)
+	s.attempt++
+	s.road.tries++
+	if ownFault(err) && now.After(s.deadline) {
+		if !held {
+			a.release(s.seat)
+		}
+		s.refuse(ruleNoFiles, now)
+		return
+	}
+	s.decided(a.failed(s.seat, &s.waiter, err, held), now)
 }
 
-// refuse closes the connection with FIN and leaves a record which says why.
-func (s *session) refuse(ctx context.Context, r rule) {
-	s.road.refused(r, time.Now())
+// spoke tells that the client sent its first byte.
+func (s *session) spoke() {
+	if s.quiet {
+		s.route.app.speak(&s.waiter)
+	}
+}
+
+// left tells that the client is gone, or with ruleStopping that the proxy stops.
+func (s *session) left(r rule, now time.Time) {
+	a := s.route.app
+	switch s.state {
+	case stateWaiting:
+		if !a.quit(&s.waiter, r != ruleClientGone) {
+			s.leaving = r // its verdict is on the way
+			return
+		}
+	case stateDialing:
+		if s.drive.hangUp() {
+			a.release(s.seat)
+		}
+	case statePausing:
+		a.release(s.seat)
+	default:
+		return
+	}
+	s.refuse(r, now)
+}
+
+// alarmed tells that the time of the alarm has come.
+func (s *session) alarmed(now time.Time) {
+	a := s.route.app
+	switch s.state {
+	case statePausing:
+		s.dial()
+	case stateWaiting:
+		if more := a.extension(&s.waiter, now); more > 0 {
+			s.drive.alarm(now.Add(more))
+			return
+		}
+		if a.quit(&s.waiter, true) {
+			s.refuse(s.overdue(), now)
+		}
+	default:
+	}
+}
+
+// overdue names the rule by which a wait in the queue ended.
+func (s *session) overdue() rule {
+	switch {
+	case s.tried != nil:
+		return ruleConnectTime
+	case s.quiet:
+		return ruleNoData
+	}
+	return ruleQueueTime
+}
+
+// refuse closes the connection and leaves a record which says why.
+func (s *session) refuse(r rule, now time.Time) {
+	s.state = stateOver
+	s.road.refused(r, now)
 	s.p.roads.put(&s.road)
-	s.p.noteRefusal(s)
-	s.unwatch()
-	if r == ruleClientGone {
-		return
-	}
-	farewell(ctx, s.client)
+	s.p.note(s.road.record())
+	s.drive.refuse(r != ruleClientGone)
 }
 
-// watched begins to watch the client, for its first byte and its end.
-func (s *session) watched() *watcher {
-	if s.watch == nil {
-		s.watch = watch(s.client)
-	}
-	return s.watch
-}
+// freed gives the slot back: the machine's side has closed.
+func (s *session) freed() { s.route.app.release(s.seat) }
 
-// unwatch ends that and returns what was read.
-func (s *session) unwatch() early {
-	if s.watch == nil {
-		return early{}
-	}
-	e := s.watch.stop()
-	s.watch = nil
-	return e
-}
-
-func clientOf(c net.Conn) netip.AddrPort {
-	if t, ok := c.RemoteAddr().(*net.TCPAddr); ok {
-		ap := t.AddrPort()
-		return netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())
-	}
-	ap, err := netip.ParseAddrPort(c.RemoteAddr().String())
-	if err != nil {
-		return netip.AddrPort{}
-	}
-	return ap
+// ended tells how a relayed connection ended.
+func (s *session) ended(how end, up, down int64, now time.Time) {
+	s.state = stateOver
+	s.road.over(how, up, down, now)
+	s.p.roads.put(&s.road)
 }
