@@ -24,7 +24,31 @@ type Problem struct {
 
 // Problems looks for what is wrong and changes nothing. An error means that it could not look.
 func (n *Net) Problems(ctx context.Context) ([]Problem, error) {
+	ps, err := Problems(ctx, n.cfg)
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.fw != nil && n.fw.arpErr != nil {
+		ps = append(ps, Problem{Found: fmt.Sprintf("no firewall for ARP: %v", n.fw.arpErr),
+			Remedy: "load the kernel's nf_tables with ARP (CONFIG_NF_TABLES_ARP); without it a machine can crowd the neighbour table"})
+	}
+	if n.fw != nil && n.fw.flowsErr != nil {
+		ps = append(ps, Problem{Found: fmt.Sprintf("no limit on machines' open flows: %v", n.fw.flowsErr),
+			Remedy: "load the kernel module nft_connlimit; without it a machine can fill the table of flows"})
+	}
+	return ps, err
+}
+
+// Problems is the method of that name without a Net. The config may lack the node, before it has an ID.
+func Problems(ctx context.Context, cfg Config) ([]Problem, error) {
 	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	named := cfg
+	if named.Node == "" {
+		named.Node = "00000000"
+	}
+	n, err := New(named) // for the defaults
+	if err != nil {
 		return nil, err
 	}
 	nl, nft, err := dial()
@@ -32,7 +56,7 @@ func (n *Net) Problems(ctx context.Context) ([]Problem, error) {
 		return nil, err
 	}
 	defer nl.Close()
-	ps, err := forwardProblems(nft, n.cfg.Node)
+	ps, err := forwardProblems(nft, cfg.Node)
 	if err != nil {
 		return nil, err
 	}
@@ -44,16 +68,6 @@ func (n *Net) Problems(ctx context.Context) ([]Problem, error) {
 	if len(n.cfg.DNS) == 0 {
 		ps = append(ps, Problem{Found: "no resolver that machines can reach: /etc/resolv.conf names none beyond this server",
 			Remedy: "name resolvers for machines in the node's config"})
-	}
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if n.fw != nil && n.fw.arpErr != nil {
-		ps = append(ps, Problem{Found: fmt.Sprintf("no firewall for ARP: %v", n.fw.arpErr),
-			Remedy: "load the kernel's nf_tables with ARP (CONFIG_NF_TABLES_ARP); without it a machine can crowd the neighbour table"})
-	}
-	if n.fw != nil && n.fw.flowsErr != nil {
-		ps = append(ps, Problem{Found: fmt.Sprintf("no limit on machines' open flows: %v", n.fw.flowsErr),
-			Remedy: "load the kernel module nft_connlimit; without it a machine can fill the table of flows"})
 	}
 	return ps, nil
 }
@@ -87,6 +101,9 @@ func forwardProblems(nft *nftables.Conn, node volant.NodeID) ([]Problem, error) 
 
 // opensTaps says whether a rule of the table names this node's taps, or a wider set of them.
 func opensTaps(nft *nftables.Conn, chains []*nftables.Chain, t *nftables.Table, node volant.NodeID) (bool, error) {
+	if node == "" {
+		return false, nil
+	}
 	for _, c := range chains {
 		if c.Table.Name != t.Name || c.Table.Family != t.Family {
 			continue
@@ -119,6 +136,9 @@ func namesTaps(r *nftables.Rule, node volant.NodeID) bool {
 }
 
 func openRemedy(chains []*nftables.Chain, c *nftables.Chain, node volant.NodeID) string {
+	if node == "" {
+		return "start `volant server` once; then `volant doctor` shows the rules that let this node's machines through"
+	}
 	tap := tapPrefix(node)
 	program := map[nftables.TableFamily]string{nftables.TableFamilyIPv4: "iptables", nftables.TableFamilyIPv6: "ip6tables"}[c.Table.Family]
 	if program == "" || c.Table.Name != "filter" {
