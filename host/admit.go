@@ -7,11 +7,15 @@ import (
 	"time"
 
 	volant "github.com/volant-edge/volant"
+	"github.com/volant-edge/volant/cgroup"
 	"github.com/volant-edge/volant/microvm"
 )
 
-// evictTimeout bounds how long a wake waits for another machine to fall asleep.
-const evictTimeout = 15 * time.Second
+const (
+	evictTimeout = 15 * time.Second // how long a wake waits for another machine to fall asleep
+	spendEvery   = time.Second
+	settleTime   = 30 * time.Second // a machine without services has come to serve when it ran so long
+)
 
 // admit finds room for a machine that is about to boot, putting empty machines to sleep if it must.
 func (h *Host) admit(ctx context.Context, m *machine, w volant.Machine) error {
@@ -155,16 +159,70 @@ func (h *Host) reshare(ctx context.Context) {
 	}
 }
 
-// limitLater gives an awake machine its own limits; until then it boots with a full share.
-func (m *machine) limitLater(ctx context.Context, vm microvm.VM) {
+// govern gives an awake machine its own limits; until then it boots with a full share. A shared one spends
+// its credit: when that is used up it is held to its baseline until it has saved some.
+func (m *machine) govern(ctx context.Context, vm microvm.VM) {
 	w := m.wish()
-	if w.Config.Guest.CPUKind == volant.CPUPerformance {
+	g := w.Config.Guest.WithDefaults()
+	fast := g.CPUKind == volant.CPUPerformance
+	if fast {
 		m.pin(ctx, vm)
 	} else {
 		m.pause(ctx, fullShare)
 	}
-	if ctx.Err() == nil {
-		m.limit(ctx)
+	m.mu.Lock()
+	fresh := cgroup.NewCredit(g.CPUs)
+	fresh.Left = max(fresh.Left, m.credit.Left)
+	m.credit, m.held = fresh, false
+	m.mu.Unlock()
+	if ctx.Err() != nil {
+		return
+	}
+	m.limit(ctx)
+	if len(w.Config.Services) == 0 {
+		m.pause(ctx, settleTime)
+		m.hasServed(ctx)
+	}
+	if use, ok := m.h.deps.Cgroups.(meter); ok && !fast && !m.h.cfg.NoQuota {
+		m.spend(ctx, use)
+	}
+}
+
+// hasServed notes that a machine without services runs well.
+func (m *machine) hasServed(ctx context.Context) {
+	m.mu.Lock()
+	news := ctx.Err() == nil && m.appUp && m.servedLocked()
+	m.mu.Unlock()
+	if news {
+		m.publish()
+	}
+}
+
+// spend counts the machine's credit, and limits it anew when that ends or begins.
+func (m *machine) spend(ctx context.Context, use meter) {
+	last, err := use.Usage(m.id)
+	then := time.Now()
+	for err == nil && ctx.Err() == nil {
+		m.pause(ctx, spendEvery)
+		var u cgroup.Usage
+		if u, err = use.Usage(m.id); err != nil {
+			break
+		}
+		now := time.Now()
+		m.mu.Lock()
+		m.credit = m.credit.Spend(u.CPU-last.CPU, now.Sub(then))
+		held := m.held
+		// Enough for the time until the next look, else it would have its full share every other second.
+		m.held = m.credit.Left <= 0 || held && m.credit.Left < spendEvery*time.Duration(m.credit.VCPU)
+		news := held != m.held
+		m.mu.Unlock()
+		last, then = u, now
+		if news && ctx.Err() == nil {
+			m.limit(ctx)
+		}
+	}
+	if err != nil && ctx.Err() == nil {
+		m.log.Debug("cpu use not known", "err", err)
 	}
 }
 
@@ -172,10 +230,17 @@ func (m *machine) limitLater(ctx context.Context, vm microvm.VM) {
 func (m *machine) limit(ctx context.Context) {
 	w := m.wish()
 	g := w.Config.Guest.WithDefaults()
-	l := Limits{Weight: 100 * g.CPUs}
-	if g.CPUKind == volant.CPUPerformance {
+	m.mu.Lock()
+	held := m.held
+	m.mu.Unlock()
+	l := cgroup.Full(g.CPUs)
+	if held {
+		l = cgroup.Shared(g.CPUs)
+	}
+	switch {
+	case g.CPUKind == volant.CPUPerformance:
 		l.CPUs = m.h.ledger.cpusOf(m.h.ledger.coresOf(m.id))
-	} else if len(m.h.cfg.Cores) > 0 {
+	case len(m.h.cfg.Cores) > 0:
 		l.CPUs = m.h.ledger.sharedCPUs()
 	}
 	if err := m.h.deps.Cgroups.Limit(ctx, m.id, l); err != nil && ctx.Err() == nil {

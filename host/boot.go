@@ -31,6 +31,19 @@ const (
 	maxFailures   = 3                // boots in a row before a machine is failed
 )
 
+// prepareIdle prepares a sleeping machine when few others are prepared. Whatever happens to it goes first.
+func (m *machine) prepareIdle(ctx context.Context) error {
+	select {
+	case m.h.preparing <- struct{}{}:
+	case <-m.poke:
+		return nil
+	case <-ctx.Done():
+		return nil
+	}
+	defer func() { <-m.h.preparing }()
+	return m.prepare(ctx, m.state() != volant.StateSuspended)
+}
+
 // prepare makes image, disk and network. Fresh says that the disk must be an empty one.
 func (m *machine) prepare(ctx context.Context, fresh bool) error {
 	w := m.wish()

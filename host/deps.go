@@ -6,9 +6,9 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
-	"time"
 
 	volant "github.com/volant-edge/volant"
+	"github.com/volant-edge/volant/cgroup"
 	"github.com/volant-edge/volant/guest"
 	"github.com/volant-edge/volant/microvm"
 	"github.com/volant-edge/volant/why"
@@ -18,11 +18,10 @@ import (
 type Config struct {
 	Node     volant.NodeID
 	Region   volant.Region
-	Epoch    uint64        // of the node; required, grows with each start
-	Dir      string        // for records, scratch disks, snapshots, templates and logs
-	Kernel   Kernel        // of all machines
-	Template volant.Guest  // size whose template is made at start; the default machine's
-	Adopt    time.Duration // how long the start waits for running machines to be found again; 10s
+	Epoch    uint64       // of the node; required, grows with each start
+	Dir      string       // for records, scratch disks, snapshots, templates and logs
+	Kernel   Kernel       // of all machines
+	Template volant.Guest // size whose template is made at start; the default machine's
 
 	MemoryMB   int     // of the server; required
 	ReserveMB  int     // kept from machines; an eighth, at least 512
@@ -34,6 +33,8 @@ type Config struct {
 	HostBoot  string // boot ID of the server; read from /proc
 
 	NoTemplates bool // always boot cold
+	NoQuota     bool // shared machines share by weight alone, and are not held to their baseline
+	Preparing   int  // sleeping machines that are prepared at once; 2
 
 	// Crash is called before and after each write-ahead record, with the name of its point. A test stops
 	// the process there.
@@ -119,13 +120,12 @@ type Cgroups interface {
 	Sweep(ctx context.Context, keep func(volant.MachineID) bool) (removed []string, err error)
 }
 
-// Limits bound a machine's CPUs. Zero values are no limit.
-type Limits struct {
-	Weight int           // share against other machines; 100 per vCPU
-	Quota  time.Duration // CPU time per Period
-	Burst  time.Duration // unused quota that may be saved up
-	Period time.Duration
-	CPUs   []int // the logical CPUs it may run on
+// Limits bound a machine's CPUs.
+type Limits = cgroup.Limits
+
+// meter is what a Cgroups may be beside: it tells what a machine has used.
+type meter interface {
+	Usage(id volant.MachineID) (cgroup.Usage, error)
 }
 
 // Sealer is the proxy as far as the host needs it.

@@ -77,6 +77,23 @@ func TestAppThatFailsRunsAgainInPlace(t *testing.T) {
 	})
 }
 
+func TestExitedAppServesNobody(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		p := newProgram()
+		r.fakes.App = p.app
+		_, id := awakeRig(t, r)
+		p.ends <- guest.Exit{Code: 1}
+		r.settle()
+		p.ends <- guest.Exit{Code: 1} // the second time it waits before it runs again
+		time.Sleep(100 * time.Millisecond)
+		synctest.Wait()
+		if v := r.have(id); v.State != volant.StateStarting || v.Memory != 512 {
+			t.Errorf("got %+v", v)
+		}
+		r.await(id, volant.StateStarted)
+	})
+}
+
 func TestAppThatEndsWellSleepsUntilTheNextConnection(t *testing.T) {
 	bubble(t, func(t *testing.T, r *rig) {
 		p := newProgram()

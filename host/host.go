@@ -19,6 +19,8 @@ import (
 	"github.com/volant-edge/volant/why"
 )
 
+var errStarting = volant.Errorf(volant.ErrUnavailable, "the host is starting").WithRemedy("try again in a moment")
+
 var errStopped = volant.Errorf(volant.ErrUnavailable, "the host is stopping").WithRemedy("try again in a moment")
 
 // Host runs the machines of one server.
@@ -29,6 +31,7 @@ type Host struct {
 	journal   *journal
 	ledger    *ledger
 	templates *templates
+	preparing chan struct{} // bounds the sleeping machines that are prepared at once
 	stopped   chan struct{} // closed when Run ends
 	ready     chan struct{} // closed when all machines on record were found again
 
@@ -64,16 +67,16 @@ func New(cfg Config, d Deps) (*Host, error) {
 	if cfg.ScratchMB <= 0 {
 		cfg.ScratchMB = 8192
 	}
-	if cfg.Adopt <= 0 {
-		cfg.Adopt = 10 * time.Second
+	if cfg.Preparing <= 0 {
+		cfg.Preparing = 2
 	}
 	if cfg.HostBoot == "" {
 		cfg.HostBoot = hostBoot()
 	}
 	h := &Host{
 		cfg: cfg, deps: d, log: d.Log,
-		ledger:  newLedger(cfg.MemoryMB, cfg.ReserveMB, cfg.Cores),
-		stopped: make(chan struct{}), ready: make(chan struct{}),
+		ledger:    newLedger(cfg.MemoryMB, cfg.ReserveMB, cfg.Cores),
+		preparing: make(chan struct{}, cfg.Preparing), stopped: make(chan struct{}), ready: make(chan struct{}),
 		machines: map[volant.MachineID]*machine{}, mins: map[volant.AppID]int{},
 	}
 	h.templates = &templates{h: h, known: map[string]*template{}}
@@ -249,8 +252,11 @@ func (h *Host) all() []*machine {
 func (h *Host) find(id volant.MachineID) (*machine, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	if !h.running {
+		return nil, errStarting
+	}
 	m := h.machines[id]
-	if m == nil || !h.running {
+	if m == nil {
 		return nil, volant.Errorf(volant.ErrNotFound, "machine %s is not on this host", id)
 	}
 	return m, nil
@@ -298,7 +304,7 @@ func (h *Host) Reserve(_ context.Context, r Reservation) error {
 		return volant.Invalidf("machine id %q: use 14 hex digits", r.ID)
 	}
 	if !h.started() {
-		return errStopped
+		return errStarting
 	}
 	if err := h.journal.checkTerm(r.App, r.Term); err != nil {
 		return err

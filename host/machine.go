@@ -9,6 +9,7 @@ import (
 	"time"
 
 	volant "github.com/volant-edge/volant"
+	"github.com/volant-edge/volant/cgroup"
 	"github.com/volant-edge/volant/microvm"
 	"github.com/volant-edge/volant/why"
 )
@@ -44,6 +45,8 @@ type machine struct {
 	checks   []check
 	retryAt  time.Time
 	sealAt   time.Time
+	credit   cgroup.Credit
+	held     bool // to its baseline, since its credit is used up
 	doing    Action
 	cancel   context.CancelFunc // of the step that is done
 
@@ -141,7 +144,7 @@ func (m *machine) apply(ctx context.Context, step Step) {
 func (m *machine) do(ctx context.Context, step Step) error {
 	switch step.Do {
 	case DoPrepare:
-		return m.prepare(ctx, m.state() != volant.StateSuspended)
+		return m.prepareIdle(ctx)
 	case DoBoot:
 		return m.boot(ctx, step)
 	case DoRestart:

@@ -121,6 +121,8 @@ func planExit(f Facts) Step {
 	again, wait := afterExit(f.Policy, *f.Exit, f.Restarts)
 	at := f.Exit.At.Add(wait)
 	switch {
+	case f.Draining: // its connections have ended with it
+		return Step{Do: DoStop, Rule: "drained"}
 	case again == exitRest || f.Run == volant.RunOff:
 		return Step{Do: DoStop, Rule: "exited"}
 	case again == exitFail:

@@ -108,6 +108,9 @@ func TestPlan(t *testing.T) {
 		"an app that ends well is stopped; the next connection wakes it": {
 			awake, func(f *host.Facts) { f.App, f.Exit = false, &volant.Exit{At: now} }, host.Step{Do: host.DoStop, Rule: "exited"},
 		},
+		"an app that fails while it drains has no connections left: asleep": {
+			awake, func(f *host.Facts) { f.App, f.Exit, f.Draining = false, crash, true }, host.Step{Do: host.DoStop, Rule: "drained"},
+		},
 		"no: it stays stopped": {
 			awake, func(f *host.Facts) { f.App, f.Exit, f.Policy.Policy = false, crash, volant.RestartNo },
 			host.Step{Do: host.DoStop, Rule: "exited"},

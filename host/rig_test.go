@@ -16,6 +16,7 @@ import (
 	"time"
 
 	volant "github.com/volant-edge/volant"
+	"github.com/volant-edge/volant/cgroup"
 	"github.com/volant-edge/volant/guest"
 	"github.com/volant-edge/volant/host"
 	"github.com/volant-edge/volant/microvm"
@@ -315,6 +316,20 @@ type groups struct {
 	mu   sync.Mutex
 	m    map[volant.MachineID]host.Limits
 	pins []int
+	busy float64 // CPUs in use
+	used time.Duration
+	seen time.Time
+}
+
+// Usage tells what was used since it was asked first.
+func (g *groups) Usage(volant.MachineID) (cgroup.Usage, error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if !g.seen.IsZero() {
+		g.used += time.Duration(g.busy * float64(time.Since(g.seen)))
+	}
+	g.seen = time.Now()
+	return cgroup.Usage{CPU: g.used}, nil
 }
 
 func (g *groups) Add(_ context.Context, id volant.MachineID, _ int) error {
@@ -395,6 +410,13 @@ func (p *proxy) Seal(_ context.Context, id volant.MachineID, seq uint64) (bool, 
 	}
 	p.sealed[id] = seq
 	return true, nil
+}
+
+func (p *proxy) fail(err error) (asked int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.err = err
+	return p.asked
 }
 
 // hold takes slots as connections do: only of a machine that serves and is not sealed.

@@ -209,3 +209,33 @@ func TestPerformanceMachineGetsWholeCores(t *testing.T) {
 		}
 	})
 }
+
+func TestSharedMachineSpendsItsCredit(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		r.groups.busy = 1
+		_, id := awakeRig(t, r)
+		quota := func() time.Duration {
+			l, _ := r.groups.of(id)
+			return l.Quota
+		}
+		time.Sleep(7 * time.Second) // 3 s of a full share, then most of 5 s of credit
+		if got := quota(); got > 0 {
+			t.Errorf("with credit left its quota is %v", got)
+		}
+		time.Sleep(4 * time.Second)
+		if got := quota(); got != 5*time.Millisecond {
+			t.Errorf("without credit its quota is %v", got)
+		}
+		r.groups.mu.Lock()
+		r.groups.busy = 0
+		r.groups.mu.Unlock()
+		time.Sleep(10 * time.Second)
+		if got := quota(); got <= 0 {
+			t.Error("it has its full share for a second's savings")
+		}
+		time.Sleep(10 * time.Second)
+		if got := quota(); got > 0 {
+			t.Errorf("after it was idle its quota is %v", got)
+		}
+	})
+}

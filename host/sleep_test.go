@@ -220,7 +220,7 @@ func TestSlotsForbidSleep(t *testing.T) {
 func TestProxyThatDoesNotAnswerKeepsItAwake(t *testing.T) {
 	bubble(t, func(t *testing.T, r *rig) {
 		_, id := awakeRig(t, r)
-		r.proxy.err = errors.New("connection refused")
+		r.proxy.fail(errors.New("connection refused"))
 		if err := r.Drain(t.Context(), id, host.Drain{On: true, Then: host.AskSuspend}); err != nil {
 			t.Fatal(err)
 		}
@@ -228,10 +228,9 @@ func TestProxyThatDoesNotAnswerKeepsItAwake(t *testing.T) {
 		if v := r.have(id); v.State != volant.StateStarted {
 			t.Fatalf("it is %s", v.State)
 		}
-		if r.proxy.asked > 7 {
-			t.Errorf("asked %d times in 5 s", r.proxy.asked)
+		if asked := r.proxy.fail(nil); asked > 7 {
+			t.Errorf("asked %d times in 5 s", asked)
 		}
-		r.proxy.err = nil
 		r.await(id, volant.StateSuspended)
 	})
 }

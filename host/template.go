@@ -121,7 +121,9 @@ func (t *templates) build(ctx context.Context, key string, g volant.Guest) {
 	e := t.known[key]
 	e.making = false
 	if err != nil {
-		e.spoilt++
+		if !errors.Is(err, volant.ErrNoCapacity) {
+			e.spoilt++
+		}
 		if ctx.Err() == nil {
 			t.h.log.Warn("template not made", "vcpus", g.CPUs, "memory_mb", g.MemoryMB, "err", err)
 		}

@@ -35,7 +35,7 @@ func (m *machine) watch(vm microvm.VM, sess Session) {
 	wish := m.wish()
 	w.wg.Go(func() { m.watchVM(ctx, vm) })
 	w.wg.Go(func() { m.watchGuest(ctx, vm, sess) })
-	w.wg.Go(func() { m.limitLater(ctx, vm) })
+	w.wg.Go(func() { m.govern(ctx, vm) })
 	for i := range wish.Config.Services {
 		for j := range wish.Config.Services[i].Checks {
 			w.wg.Go(func() { m.runCheck(ctx, &wish.Config.Services[i], i, j) })
@@ -183,6 +183,12 @@ func (m *machine) exited(e volant.Exit, text string, vm bool) {
 		r.Exit, r.Reason = &e, text
 		if failed {
 			r.Failures++
+		}
+		if r.State == volant.StateStarted {
+			r.State, r.Made = volant.StateStopping, false
+			if again, _ := afterExit(r.Machine.Config.Restart, e, r.Restarts); again == exitAgain && !r.Draining {
+				r.State, r.Made = volant.StateStarting, !vm
+			}
 		}
 	})
 	m.setUpAfterExit(vm)
