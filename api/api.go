@@ -1,0 +1,307 @@
+// Package api holds what travels between Volant's HTTP API and its clients: the JSON shapes of the
+// Machines API for apps and machines, and Volant's own for releases, scale, images, logs and reasons.
+//
+// # Sources
+//
+// The field names of apps, machines, events, checks and exec are those of Fly's public Machines API,
+// so that existing clients work. Durations are strings such as "15s".
+//
+// # Not here
+//
+// Who may do what: package control. What a config means: package volant.
+package api
+
+import (
+	"time"
+
+	volant "github.com/volant-edge/volant"
+)
+
+// DefaultAddr is where the API listens unless told otherwise.
+const DefaultAddr = "127.0.0.1:4280"
+
+// Error is the body of every response that is not 2xx.
+type Error struct {
+	Error  string `json:"error"`            // what was wrong
+	Status string `json:"status"`           // a word programs can match, such as "not_found"
+	Remedy string `json:"remedy,omitempty"` // what to do about it
+}
+
+// App as the API shows it.
+type App struct {
+	ID           string       `json:"id"`
+	Name         string       `json:"name"`
+	Status       string       `json:"status"` // pending before the first deploy, then deployed
+	Organization Organization `json:"organization"`
+	MachineCount int          `json:"machine_count"`
+	VolumeCount  int          `json:"volume_count"`
+	Network      string       `json:"network"`
+	Release      uint64       `json:"release"` // version that serves; 0: none
+	Addresses    []string     `json:"addresses,omitempty"`
+	CreatedAt    time.Time    `json:"created_at"`
+}
+
+// Organization of an app.
+type Organization struct {
+	Name string `json:"name"`
+	Slug string `json:"slug"`
+}
+
+// AppList answers GET /v1/apps.
+type AppList struct {
+	TotalApps int   `json:"total_apps"`
+	Apps      []App `json:"apps"`
+}
+
+// CreateApp is the body of POST /v1/apps.
+type CreateApp struct {
+	Name    string `json:"name,omitempty"`
+	AppName string `json:"app_name,omitempty"` // older clients send this
+	OrgSlug string `json:"org_slug,omitempty"` // personal if empty
+	Network string `json:"network,omitempty"`
+}
+
+// CreatedApp answers POST /v1/apps.
+type CreatedApp struct {
+	ID        string `json:"id"`
+	CreatedAt int64  `json:"created_at"` // Unix seconds
+}
+
+// Machine as the API shows it.
+type Machine struct {
+	ID         string               `json:"id"`
+	Name       string               `json:"name"`
+	State      string               `json:"state"`
+	Region     string               `json:"region"`
+	InstanceID string               `json:"instance_id"`
+	Version    string               `json:"version"`
+	PrivateIP  string               `json:"private_ip"`
+	CreatedAt  time.Time            `json:"created_at"`
+	UpdatedAt  time.Time            `json:"updated_at"`
+	ImageRef   ImageRef             `json:"image_ref"`
+	Config     volant.MachineConfig `json:"config"`
+	Events     []MachineEvent       `json:"events"`
+	Checks     []volant.Check       `json:"checks"`
+	HostStatus string               `json:"host_status"` // ok, unknown, unreachable
+	Cordoned   bool                 `json:"cordoned"`
+
+	// Volant's own.
+	Node     string       `json:"node"`
+	Run      string       `json:"run"` // the wish: auto, on, off
+	Release  uint64       `json:"release,omitempty"`
+	Draining bool         `json:"draining"`
+	Managed  bool         `json:"managed"` // made by scaling
+	Slots    int          `json:"slots"`   // connections it holds
+	Since    time.Time    `json:"since"`   // when State began
+	Reason   string       `json:"reason,omitempty"`
+	IP       string       `json:"ip,omitempty"` // private IPv4 address
+	Exit     *volant.Exit `json:"exit,omitempty"`
+	Boots    uint64       `json:"boots"`
+}
+
+// ImageRef names a machine's image.
+type ImageRef struct {
+	Registry   string `json:"registry"`
+	Repository string `json:"repository"`
+	Tag        string `json:"tag"`
+	Digest     string `json:"digest"`
+}
+
+// MachineEvent is one entry of a machine's history, newest first.
+type MachineEvent struct {
+	ID        string         `json:"id"`
+	Type      string         `json:"type"`
+	Status    string         `json:"status"`
+	Source    string         `json:"source"`
+	Timestamp int64          `json:"timestamp"` // Unix milliseconds
+	Request   map[string]any `json:"request,omitempty"`
+}
+
+// CreateMachine is the body of POST /v1/apps/{app}/machines.
+type CreateMachine struct {
+	Name       string               `json:"name,omitempty"`
+	Region     string               `json:"region,omitempty"`
+	Config     volant.MachineConfig `json:"config"`
+	SkipLaunch bool                 `json:"skip_launch,omitempty"`
+}
+
+// StopMachine is the body of POST …/stop.
+type StopMachine struct {
+	Signal  string          `json:"signal,omitempty"`
+	Timeout volant.Duration `json:"timeout,omitempty"`
+}
+
+// Exec is the body of POST …/exec.
+type Exec struct {
+	Command []string `json:"command,omitempty"`
+	Cmd     string   `json:"cmd,omitempty"` // older clients: one string, split at white space
+	Stdin   string   `json:"stdin,omitempty"`
+	Timeout int      `json:"timeout,omitempty"` // seconds; 60
+	// Stream asks for frames (ExecFrame, one JSON object a line) instead of one ExecResult.
+	Stream bool `json:"stream,omitempty"`
+}
+
+// ExecResult answers POST …/exec.
+type ExecResult struct {
+	ExitCode   int    `json:"exit_code"`
+	ExitSignal int    `json:"exit_signal"`
+	Stdout     string `json:"stdout"`
+	Stderr     string `json:"stderr"`
+	Truncated  bool   `json:"truncated,omitempty"` // over 1 MiB of output: use stream
+}
+
+// ExecFrame is a piece of a streamed exec: output, or at last the exit.
+type ExecFrame struct {
+	Stdout []byte      `json:"stdout,omitempty"`
+	Stderr []byte      `json:"stderr,omitempty"`
+	Exit   *ExecResult `json:"exit,omitempty"`
+	Error  string      `json:"error,omitempty"`
+}
+
+// CreateRelease is the body of POST /v1/apps/{app}/releases.
+type CreateRelease struct {
+	Image       string               `json:"image"` // manifest digest, uploaded before
+	Config      volant.MachineConfig `json:"config"`
+	Scale       *ScalePatch          `json:"scale,omitempty"` // what the config file's [scale] names
+	WaitTimeout volant.Duration      `json:"wait_timeout,omitempty"`
+	// Strategy names how machines are replaced; only "rolling" (or none) is served.
+	Strategy string `json:"strategy,omitempty"`
+}
+
+// Release as the API shows it.
+type Release struct {
+	Version   uint64    `json:"version"`
+	Image     string    `json:"image"`
+	Status    string    `json:"status"`
+	Reason    string    `json:"reason,omitempty"`
+	Actor     string    `json:"actor"`
+	CreatedAt time.Time `json:"created_at"`
+	UpdatedAt time.Time `json:"updated_at"`
+	Addresses []string  `json:"addresses,omitempty"` // of the app
+}
+
+// Scale answers GET /v1/apps/{app}/scale.
+type Scale struct {
+	App    string       `json:"app"`
+	Scale  volant.Scale `json:"scale"` // with defaults filled in
+	Awake  int          `json:"awake"`
+	Total  int          `json:"total"` // machines not destroyed
+	Slots  int          `json:"slots"`
+	Queued int          `json:"queued"`
+}
+
+// ScalePatch is the body of PATCH /v1/apps/{app}/scale: nil fields stay as they are.
+type ScalePatch struct {
+	Min         *int                  `json:"min,omitempty"`
+	Max         *int                  `json:"max,omitempty"`
+	RegionMin   map[volant.Region]int `json:"region_min,omitempty"`
+	RegionMax   map[volant.Region]int `json:"region_max,omitempty"`
+	Regions     []volant.Region       `json:"regions,omitempty"`
+	IdleTimeout *volant.Duration      `json:"idle_timeout,omitempty"`
+	OnIdle      *string               `json:"on_idle,omitempty"`
+	Keep        *volant.Duration      `json:"keep,omitempty"`
+	NoWake      *bool                 `json:"no_wake,omitempty"`
+	DrainAfter  *volant.Duration      `json:"drain_timeout,omitempty"`
+	MaxQueue    *int                  `json:"max_queue,omitempty"`
+	QueueTime   *volant.Duration      `json:"queue_timeout,omitempty"`
+	MaxPerPeer  *int                  `json:"max_per_client,omitempty"`
+}
+
+// Apply returns s with the named fields replaced, and an error if the outcome makes no sense.
+func (p *ScalePatch) Apply(s volant.Scale) (volant.Scale, error) {
+	set(&s.Min, p.Min)
+	set(&s.Max, p.Max)
+	set(&s.IdleTimeout, p.IdleTimeout)
+	set(&s.OnIdle, p.OnIdle)
+	set(&s.Keep, p.Keep)
+	set(&s.NoWake, p.NoWake)
+	set(&s.DrainAfter, p.DrainAfter)
+	set(&s.MaxQueue, p.MaxQueue)
+	set(&s.QueueTime, p.QueueTime)
+	set(&s.MaxPerPeer, p.MaxPerPeer)
+	if p.RegionMin != nil {
+		s.RegionMin = p.RegionMin
+	}
+	if p.RegionMax != nil {
+		s.RegionMax = p.RegionMax
+	}
+	if p.Regions != nil {
+		s.Regions = p.Regions
+	}
+	return s, checkScale(s)
+}
+
+func set[T any](to, from *T) {
+	if from != nil {
+		*to = *from
+	}
+}
+
+func checkScale(s volant.Scale) error {
+	d := s.WithDefaults()
+	switch {
+	case s.Min < 0 || s.Max < 0 || s.MaxQueue < 0 || s.MaxPerPeer < 0:
+		return volant.Invalidf("scale: a number is negative; use 0 for the default or more")
+	case d.Max > 1000:
+		return volant.Invalidf("scale: max %d is above 1000, the most machines of one app", d.Max)
+	case d.Min > d.Max:
+		return volant.Invalidf("scale: min %d is above max %d; raise max or lower min", d.Min, d.Max)
+	case d.MaxQueue > 100_000:
+		return volant.Invalidf("scale: max_queue %d is above 100000", d.MaxQueue)
+	case d.IdleTimeout < 0 || d.Keep < 0 || d.QueueTime < 0 || s.DrainAfter < 0:
+		return volant.Invalidf("scale: a duration is negative")
+	case d.IdleTimeout.D() < time.Second:
+		return volant.Invalidf("scale: idle_timeout %s is below 1s", d.IdleTimeout)
+	case d.QueueTime.D() > 10*time.Minute:
+		return volant.Invalidf("scale: queue_timeout %s is above 10m", d.QueueTime)
+	case d.OnIdle != volant.OnIdleSuspend && d.OnIdle != volant.OnIdleStop && d.OnIdle != volant.OnIdleOff:
+		return volant.Invalidf("scale: on_idle %q: use suspend, stop or off", d.OnIdle)
+	}
+	return nil
+}
+
+// Progress is one line of a streamed POST /v1/images/{digest}/prepare.
+type Progress struct {
+	Phase string `json:"phase"` // unpack, write, done
+	Done  int64  `json:"done"`  // bytes
+	Total int64  `json:"total"` // bytes; 0 if unknown
+	Error *Error `json:"error,omitempty"`
+}
+
+// LogEntry is one line of a machine's log.
+type LogEntry struct {
+	App     string    `json:"app"`
+	Machine string    `json:"machine"`
+	Region  string    `json:"region"`
+	Seq     uint64    `json:"seq"`
+	Time    time.Time `json:"timestamp"`
+	Source  string    `json:"source"` // stdout, stderr, init
+	Message string    `json:"message"`
+}
+
+// IPAssignment is an address of an app.
+type IPAssignment struct {
+	IP        string    `json:"ip"`
+	Region    string    `json:"region"`
+	Service   string    `json:"service_name"`
+	Shared    bool      `json:"shared"`
+	CreatedAt time.Time `json:"created_at"`
+}
+
+// Node is one server.
+type Node struct {
+	ID         string        `json:"id"`
+	Name       string        `json:"name"`
+	Region     string        `json:"region"`
+	Roles      []string      `json:"roles"`
+	Version    string        `json:"version"`
+	Engine     string        `json:"engine"`
+	EngineWhy  string        `json:"engine_why"`
+	Memory     int           `json:"memory_mb"`      // machines may hold
+	MemoryFree int           `json:"memory_free_mb"` // of it, free
+	Machines   int           `json:"machines"`
+	Awake      int           `json:"awake"`
+	Proxy      string        `json:"proxy"` // "running", or what is wrong
+	ProxyPID   int           `json:"proxy_pid"`
+	Uptime     time.Duration `json:"uptime_ns"`
+}

@@ -1,0 +1,421 @@
+// Package client is the Go client of Volant's HTTP API; the command line is built on it.
+//
+// # Invariants
+//
+//   - An error of the server comes back as *volant.Error with its kind, cause and remedy.
+//   - A response is read up to a bound unless the call streams.
+package client
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+
+	volant "github.com/volant-edge/volant"
+	"github.com/volant-edge/volant/api"
+	"github.com/volant-edge/volant/why"
+)
+
+// maxBody bounds a response that does not stream.
+const maxBody = 64 << 20
+
+// Client speaks to one server. Its zero value is not usable; see New.
+type Client struct {
+	base  string
+	token string
+	http  *http.Client
+}
+
+// New returns a client of the server at addr (host:port or a URL) with a bearer token.
+func New(addr, token string) *Client {
+	base := addr
+	if !strings.Contains(base, "://") {
+		base = "http://" + base
+	}
+	dialer := &net.Dialer{Timeout: 10 * time.Second}
+	return NewTransport(base, token, &http.Transport{
+		DialContext: dialer.DialContext, MaxIdleConnsPerHost: 16, IdleConnTimeout: 30 * time.Second,
+	})
+}
+
+// NewTransport returns a client that speaks to the server at base, a URL, through t.
+func NewTransport(base, token string, t http.RoundTripper) *Client {
+	return &Client{base: strings.TrimSuffix(base, "/"), token: token, http: &http.Client{Transport: t}}
+}
+
+// Close drops idle connections.
+func (c *Client) Close() { c.http.CloseIdleConnections() }
+
+// Apps lists the apps the token may see.
+func (c *Client) Apps(ctx context.Context) ([]api.App, error) {
+	var out api.AppList
+	err := c.do(ctx, http.MethodGet, "/v1/apps", nil, &out)
+	return out.Apps, err
+}
+
+// CreateApp makes an app.
+func (c *Client) CreateApp(ctx context.Context, name, org string) (api.CreatedApp, error) {
+	var out api.CreatedApp
+	err := c.do(ctx, http.MethodPost, "/v1/apps", api.CreateApp{Name: name, OrgSlug: org}, &out)
+	return out, err
+}
+
+// App returns one app.
+func (c *Client) App(ctx context.Context, app string) (api.App, error) {
+	var out api.App
+	err := c.do(ctx, http.MethodGet, appPath(app), nil, &out)
+	return out, err
+}
+
+// DestroyApp removes an app; force stops its machines first.
+func (c *Client) DestroyApp(ctx context.Context, app string, force bool) error {
+	return c.do(ctx, http.MethodDelete, appPath(app)+"?force="+boolean(force), nil, nil)
+}
+
+// HasBlob says whether the server has the blob.
+func (c *Client) HasBlob(ctx context.Context, d volant.Digest) (bool, error) {
+	err := c.do(ctx, http.MethodHead, "/v1/blobs/"+string(d), nil, nil)
+	if errors.Is(err, volant.ErrNotFound) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+// PutBlob uploads a blob of size bytes; the server verifies the digest.
+func (c *Client) PutBlob(ctx context.Context, d volant.Digest, size int64, r io.Reader) error {
+	req, err := c.request(ctx, http.MethodPut, "/v1/blobs/"+string(d), r)
+	if err != nil {
+		return err
+	}
+	req.ContentLength = size
+	req.Header.Set("Content-Type", "application/octet-stream")
+	return c.finish(req, nil)
+}
+
+// Prepare makes the server build the root disk of an uploaded image, and reports its progress.
+func (c *Client) Prepare(ctx context.Context, d volant.Digest, progress func(api.Progress)) error {
+	var failed error
+	err := c.stream(ctx, http.MethodPost, "/v1/images/"+string(d)+"/prepare", nil, func(line []byte) error {
+		var p api.Progress
+		if err := json.Unmarshal(line, &p); err != nil {
+			return err
+		}
+		if p.Error != nil {
+			failed = errorOf(*p.Error, 0)
+			return failed
+		}
+		if progress != nil {
+			progress(p)
+		}
+		return nil
+	})
+	if failed != nil {
+		return failed
+	}
+	return err
+}
+
+// CreateRelease starts a deploy.
+func (c *Client) CreateRelease(ctx context.Context, app string, r api.CreateRelease) (api.Release, error) {
+	var out api.Release
+	err := c.do(ctx, http.MethodPost, appPath(app)+"/releases", r, &out)
+	return out, err
+}
+
+// Release returns one release of an app.
+func (c *Client) Release(ctx context.Context, app string, version uint64) (api.Release, error) {
+	var out api.Release
+	err := c.do(ctx, http.MethodGet, fmt.Sprintf("%s/releases/%d", appPath(app), version), nil, &out)
+	return out, err
+}
+
+// Releases lists an app's releases, newest first.
+func (c *Client) Releases(ctx context.Context, app string) ([]api.Release, error) {
+	var out []api.Release
+	err := c.do(ctx, http.MethodGet, appPath(app)+"/releases", nil, &out)
+	return out, err
+}
+
+// Machines lists an app's machines.
+func (c *Client) Machines(ctx context.Context, app string) ([]api.Machine, error) {
+	var out []api.Machine
+	err := c.do(ctx, http.MethodGet, appPath(app)+"/machines", nil, &out)
+	return out, err
+}
+
+// CreateMachine makes a machine by hand.
+func (c *Client) CreateMachine(ctx context.Context, app string, m api.CreateMachine) (api.Machine, error) {
+	var out api.Machine
+	err := c.do(ctx, http.MethodPost, appPath(app)+"/machines", m, &out)
+	return out, err
+}
+
+// Machine returns one machine.
+func (c *Client) Machine(ctx context.Context, app, id string) (api.Machine, error) {
+	var out api.Machine
+	err := c.do(ctx, http.MethodGet, machinePath(app, id), nil, &out)
+	return out, err
+}
+
+// FindMachine returns the machine with the ID, whatever its app.
+func (c *Client) FindMachine(ctx context.Context, id string) (app string, m api.Machine, err error) {
+	apps, err := c.Apps(ctx)
+	if err != nil {
+		return "", m, err
+	}
+	for _, a := range apps {
+		m, err := c.Machine(ctx, a.Name, id)
+		if err == nil {
+			return a.Name, m, nil
+		}
+		if !errors.Is(err, volant.ErrNotFound) {
+			return "", m, err
+		}
+	}
+	return "", m, volant.Errorf(volant.ErrNotFound, "machine %s does not exist", id).WithRemedy("see `volant machine list`")
+}
+
+// MachineAction posts one of start, stop, suspend, restart, cordon, uncordon.
+func (c *Client) MachineAction(ctx context.Context, app, id, action string) error {
+	return c.do(ctx, http.MethodPost, machinePath(app, id)+"/"+url.PathEscape(action), nil, nil)
+}
+
+// DestroyMachine removes a machine; force kills a running one.
+func (c *Client) DestroyMachine(ctx context.Context, app, id string, force bool) error {
+	return c.do(ctx, http.MethodDelete, machinePath(app, id)+"?force="+boolean(force), nil, nil)
+}
+
+// Wait waits until the machine is in the state; timeout is from 1 s to 60 s.
+func (c *Client) Wait(ctx context.Context, app, id, state string, timeout time.Duration) error {
+	q := url.Values{"state": {state}, "timeout": {fmt.Sprint(int(timeout.Seconds()))}}
+	return c.do(ctx, http.MethodGet, machinePath(app, id)+"/wait?"+q.Encode(), nil, nil)
+}
+
+// Exec runs a command in an awake machine and copies its output while it runs.
+func (c *Client) Exec(ctx context.Context, app, id string, e api.Exec, stdout, stderr io.Writer) (api.ExecResult, error) {
+	e.Stream = true
+	var out *api.ExecResult
+	var failed error
+	err := c.stream(ctx, http.MethodPost, machinePath(app, id)+"/exec", e, func(line []byte) error {
+		var f api.ExecFrame
+		if err := json.Unmarshal(line, &f); err != nil {
+			return err
+		}
+		if f.Error != "" {
+			failed = errors.New(f.Error)
+			return failed
+		}
+		if f.Exit != nil {
+			out = f.Exit
+			return nil
+		}
+		if _, err := stdout.Write(f.Stdout); err != nil {
+			return err
+		}
+		_, err := stderr.Write(f.Stderr)
+		return err
+	})
+	switch {
+	case failed != nil:
+		return api.ExecResult{}, failed
+	case err != nil:
+		return api.ExecResult{}, err
+	case out == nil:
+		return api.ExecResult{}, volant.Errorf(volant.ErrUnavailable, "the server ended the exec before the command did").WithRemedy("look at `volant logs` and try again")
+	}
+	return *out, nil
+}
+
+// Scale returns an app's scale settings and counts.
+func (c *Client) Scale(ctx context.Context, app string) (api.Scale, error) {
+	var out api.Scale
+	err := c.do(ctx, http.MethodGet, appPath(app)+"/scale", nil, &out)
+	return out, err
+}
+
+// SetScale changes some of an app's scale settings.
+func (c *Client) SetScale(ctx context.Context, app string, p api.ScalePatch) (api.Scale, error) {
+	var out api.Scale
+	err := c.do(ctx, http.MethodPatch, appPath(app)+"/scale", p, &out)
+	return out, err
+}
+
+// Addresses lists an app's addresses.
+func (c *Client) Addresses(ctx context.Context, app string) ([]api.IPAssignment, error) {
+	var out struct {
+		IPs []api.IPAssignment `json:"ips"`
+	}
+	err := c.do(ctx, http.MethodGet, appPath(app)+"/ip_assignments", nil, &out)
+	return out.IPs, err
+}
+
+// Logs calls fn for each line of an app's machines (or of one), the last tail lines first; with
+// follow it goes on until ctx ends.
+func (c *Client) Logs(ctx context.Context, app, machine string, tail int, follow bool, fn func(api.LogEntry) error) error {
+	q := url.Values{"tail": {fmt.Sprint(tail)}, "follow": {boolean(follow)}}
+	if machine != "" {
+		q.Set("machine", machine)
+	}
+	return c.stream(ctx, http.MethodGet, appPath(app)+"/logs?"+q.Encode(), nil, func(line []byte) error {
+		var e api.LogEntry
+		if err := json.Unmarshal(line, &e); err != nil {
+			return err
+		}
+		return fn(e)
+	})
+}
+
+// Why returns the reasons of recent decisions about what: an app's name, a machine's ID or a connection's.
+func (c *Client) Why(ctx context.Context, what string, kinds []why.Kind, limit int) ([]why.Record, error) {
+	q := url.Values{"limit": {fmt.Sprint(limit)}}
+	for _, k := range kinds {
+		q.Add("kind", string(k))
+	}
+	var out []why.Record
+	err := c.do(ctx, http.MethodGet, "/v1/why/"+url.PathEscape(what)+"?"+q.Encode(), nil, &out)
+	return out, err
+}
+
+// Nodes lists the servers.
+func (c *Client) Nodes(ctx context.Context) ([]api.Node, error) {
+	var out []api.Node
+	err := c.do(ctx, http.MethodGet, "/v1/nodes", nil, &out)
+	return out, err
+}
+
+func appPath(app string) string { return "/v1/apps/" + url.PathEscape(app) }
+
+func machinePath(app, id string) string { return appPath(app) + "/machines/" + url.PathEscape(id) }
+
+func boolean(b bool) string { return fmt.Sprint(b) }
+
+func (c *Client) request(ctx context.Context, method, path string, body io.Reader) (*http.Request, error) {
+	req, err := http.NewRequestWithContext(ctx, method, c.base+path, body)
+	if err != nil {
+		return nil, err
+	}
+	if c.token != "" {
+		req.Header.Set("Authorization", "Bearer "+c.token)
+	}
+	req.Header.Set("User-Agent", "volant")
+	return req, nil
+}
+
+func (c *Client) do(ctx context.Context, method, path string, in, out any) error {
+	req, err := c.jsonRequest(ctx, method, path, in)
+	if err != nil {
+		return err
+	}
+	return c.finish(req, out)
+}
+
+func (c *Client) jsonRequest(ctx context.Context, method, path string, in any) (*http.Request, error) {
+	var body io.Reader
+	if in != nil {
+		b, err := json.Marshal(in)
+		if err != nil {
+			return nil, err
+		}
+		body = bytes.NewReader(b)
+	}
+	req, err := c.request(ctx, method, path, body)
+	if err == nil && in != nil {
+		req.Header.Set("Content-Type", "application/json")
+	}
+	return req, err
+}
+
+func (c *Client) finish(req *http.Request, out any) error {
+	res, err := c.send(req)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = res.Body.Close() }() // read to its end; nothing more to learn
+	body, err := io.ReadAll(io.LimitReader(res.Body, maxBody))
+	if err != nil {
+		return fmt.Errorf("read the answer of %s: %w", req.URL.Path, err)
+	}
+	if out == nil || len(body) == 0 {
+		return nil
+	}
+	if err := json.Unmarshal(body, out); err != nil {
+		return fmt.Errorf("answer of %s: %w", req.URL.Path, err)
+	}
+	return nil
+}
+
+// send does the request and turns every answer that is not 2xx into an error.
+func (c *Client) send(req *http.Request) (*http.Response, error) {
+	res, err := c.http.Do(req)
+	if err != nil {
+		var op *net.OpError
+		if errors.As(err, &op) && op.Op == "dial" {
+			return nil, volant.Errorf(volant.ErrUnavailable, "no server answers at %s: %v", c.base, op.Err).
+				WithRemedy("start one with `volant server`, or name another with --addr")
+		}
+		return nil, err
+	}
+	if res.StatusCode < 300 {
+		return res, nil
+	}
+	defer func() { _ = res.Body.Close() }()                // the error is what counts
+	body, _ := io.ReadAll(io.LimitReader(res.Body, 1<<20)) // a torn body still leaves the status
+	var e api.Error
+	if json.Unmarshal(body, &e) != nil || e.Error == "" {
+		e = api.Error{Error: fmt.Sprintf("%s %s: %s", req.Method, req.URL.Path, res.Status)}
+	}
+	return nil, errorOf(e, res.StatusCode)
+}
+
+func (c *Client) stream(ctx context.Context, method, path string, in any, fn func([]byte) error) error {
+	req, err := c.jsonRequest(ctx, method, path, in)
+	if err != nil {
+		return err
+	}
+	res, err := c.send(req)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = res.Body.Close() }() // the stream is over or given up
+	sc := bufio.NewScanner(res.Body)
+	sc.Buffer(make([]byte, 64<<10), 4<<20)
+	for sc.Scan() {
+		if len(bytes.TrimSpace(sc.Bytes())) == 0 {
+			continue
+		}
+		if err := fn(sc.Bytes()); err != nil {
+			return err
+		}
+	}
+	return sc.Err()
+}
+
+// errorOf gives an API error its kind back.
+func errorOf(e api.Error, code int) error {
+	kind, ok := map[string]error{
+		"not_found": volant.ErrNotFound, "name_taken": volant.ErrExists, "invalid_argument": volant.ErrInvalid,
+		"unauthorized": volant.ErrUnauthorized, "forbidden": volant.ErrForbidden, "conflict": volant.ErrConflict,
+		"leased": volant.ErrLeased, "insufficient_capacity": volant.ErrNoCapacity,
+		"failed_precondition": volant.ErrPrecondition, "unavailable": volant.ErrUnavailable,
+	}[e.Status]
+	if !ok {
+		switch code {
+		case http.StatusNotFound:
+			kind = volant.ErrNotFound
+		case http.StatusUnauthorized:
+			kind = volant.ErrUnauthorized
+		default:
+			kind = volant.ErrUnavailable
+		}
+	}
+	return &volant.Error{Kind: kind, Text: e.Error, Remedy: e.Remedy}
+}

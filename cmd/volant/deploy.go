@@ -1,0 +1,281 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	volant "github.com/volant-edge/volant"
+	"github.com/volant-edge/volant/api"
+	"github.com/volant-edge/volant/appfile"
+	"github.com/volant-edge/volant/client"
+	"github.com/volant-edge/volant/image"
+)
+
+func newDeploy(g *globals) *cobra.Command {
+	var app, ref, file string
+	var allow, detach bool
+	cmd := &cobra.Command{
+		Use: "deploy --app NAME --image oci-archive:FILE|oci:DIR [--config volant.toml]", Args: cobra.NoArgs,
+		Short: "Bring an image and a config into service, without closing a connection",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			f, err := readAppfile(file, allow)
+			if err != nil {
+				return err
+			}
+			if app == "" {
+				app = f.App
+			}
+			if app == "" {
+				return fmt.Errorf("which app? name it with --app, or with app = \"NAME\" in the config")
+			}
+			if ref == "" {
+				ref = f.Config.Image
+			}
+			if ref == "" {
+				return fmt.Errorf("which image? name it with --image oci-archive:FILE or oci:DIR")
+			}
+			c, err := g.client()
+			if err != nil {
+				return err
+			}
+			d := &deployment{c: c, out: cmd.ErrOrStderr(), app: app, quiet: g.json}
+			r, err := d.run(cmd.Context(), ref, f, detach)
+			if err != nil {
+				return err
+			}
+			return g.print(cmd, r, func(w io.Writer) {
+				fmt.Fprintf(w, "Release %d of %s is %s.\n", r.Version, app, r.Status)
+				if len(r.Addresses) > 0 {
+					fmt.Fprintf(w, "Reach it at %s\n", strings.Join(r.Addresses, " and "))
+				}
+			})
+		},
+	}
+	fl := cmd.Flags()
+	fl.StringVarP(&app, "app", "a", "", "the app; by default the one the config names")
+	fl.StringVarP(&ref, "image", "i", "", "oci-archive:FILE or oci:DIR")
+	fl.StringVarP(&file, "config", "c", "", "the app's config (default: volant.toml here, if there is one)")
+	fl.BoolVar(&allow, "allow-unsupported", false, "ignore keys of fly.toml that are not acted on yet")
+	fl.BoolVar(&detach, "detach", false, "do not wait for the outcome")
+	return cmd
+}
+
+// readAppfile reads the named config, or volant.toml or fly.toml of this directory, or none.
+func readAppfile(name string, allow bool) (*appfile.File, error) {
+	if name == "" {
+		for _, try := range []string{"volant.toml", "fly.toml"} {
+			if _, err := os.Stat(try); err == nil {
+				name = try
+				break
+			}
+		}
+	}
+	if name == "" {
+		return &appfile.File{}, nil
+	}
+	b, err := os.ReadFile(name)
+	if err != nil {
+		return nil, volant.Errorf(volant.ErrNotFound, "config: %v", err)
+	}
+	return appfile.Parse(name, b, appfile.Options{AllowUnsupported: allow})
+}
+
+// deployment is one run of `volant deploy`.
+type deployment struct {
+	c     *client.Client
+	out   io.Writer
+	app   string
+	quiet bool
+}
+
+func (d *deployment) say(format string, args ...any) {
+	if !d.quiet {
+		fmt.Fprintf(d.out, format+"\n", args...)
+	}
+}
+
+func (d *deployment) run(ctx context.Context, ref string, f *appfile.File, detach bool) (api.Release, error) {
+	if _, err := d.c.App(ctx, d.app); err != nil {
+		return api.Release{}, err
+	}
+	digest, err := d.upload(ctx, ref)
+	if err != nil {
+		return api.Release{}, err
+	}
+	if err := d.prepare(ctx, digest); err != nil {
+		return api.Release{}, err
+	}
+	cfg := f.Config
+	cfg.Image = ref
+	r, err := d.c.CreateRelease(ctx, d.app, api.CreateRelease{
+		Image: string(digest), Config: cfg, Scale: scalePatch(f), WaitTimeout: f.WaitTimeout,
+	})
+	if err != nil {
+		return r, err
+	}
+	d.say("Release %d: %s.", r.Version, r.Status)
+	if detach {
+		return r, nil
+	}
+	return d.follow(ctx, r)
+}
+
+// scalePatch is what the config's [scale], and the keys of Fly's that mean the same, name; nil if they name
+// nothing.
+func scalePatch(f *appfile.File) *api.ScalePatch {
+	if len(f.ScaleSet) == 0 {
+		return nil
+	}
+	s, p := f.Scale, &api.ScalePatch{}
+	for _, key := range f.ScaleSet {
+		switch key {
+		case "min":
+			p.Min = &s.Min
+		case "max":
+			p.Max = &s.Max
+		case "idle_timeout":
+			p.IdleTimeout = &s.IdleTimeout
+		case "on_idle":
+			p.OnIdle = &s.OnIdle
+		case "keep":
+			p.Keep = &s.Keep
+		case "no_wake":
+			p.NoWake = &s.NoWake
+		case "drain_timeout":
+			p.DrainAfter = &s.DrainAfter
+		case "max_queue":
+			p.MaxQueue = &s.MaxQueue
+		case "queue_timeout":
+			p.QueueTime = &s.QueueTime
+		case "max_per_client":
+			p.MaxPerPeer = &s.MaxPerPeer
+		case "region_min":
+			p.RegionMin = s.RegionMin
+		case "region_max":
+			p.RegionMax = s.RegionMax
+		case "regions":
+			p.Regions = s.Regions
+		default:
+			panic("appfile sets " + key + ", which deploy does not know")
+		}
+	}
+	return p
+}
+
+// upload sends the blobs the server does not have.
+func (d *deployment) upload(ctx context.Context, ref string) (volant.Digest, error) {
+	src, err := image.OpenSource(ref)
+	if err != nil {
+		return "", err
+	}
+	defer func() { _ = src.Close() }() // only read
+	sent := int64(0)
+	p := newProgress(d.out, d.quiet)
+	err = src.Each(func(im image.Progress) { p.show("Uploading", im.Done, im.Total) }, func(b image.Blob, r io.Reader) error {
+		has, err := d.c.HasBlob(ctx, b.Digest)
+		if err != nil || has {
+			return err
+		}
+		sent += b.Size
+		return d.c.PutBlob(ctx, b.Digest, b.Size, r)
+	})
+	p.end()
+	if err != nil {
+		return "", err
+	}
+	d.say("Image %s: %s of %s uploaded.", src.Digest, size(sent), size(src.Size()))
+	return src.Digest, nil
+}
+
+func (d *deployment) prepare(ctx context.Context, digest volant.Digest) error {
+	began := time.Now()
+	p := newProgress(d.out, d.quiet)
+	err := d.c.Prepare(ctx, digest, func(pr api.Progress) { p.show("Root disk", pr.Done, pr.Total) })
+	p.end()
+	if err == nil {
+		d.say("Root disk ready after %.1f s.", time.Since(began).Seconds())
+	}
+	return err
+}
+
+// follow waits for the outcome of a release and tells each change.
+func (d *deployment) follow(ctx context.Context, r api.Release) (api.Release, error) {
+	last := r.Status
+	for {
+		now, err := d.c.Release(ctx, d.app, r.Version)
+		if err != nil {
+			return r, err
+		}
+		if now.Status != last {
+			d.say("Release %d: %s.", now.Version, now.Status)
+			last = now.Status
+		}
+		switch volant.ReleaseStatus(now.Status) {
+		case volant.ReleaseComplete:
+			return now, nil
+		case volant.ReleaseFailed:
+			return now, fmt.Errorf("release %d failed, and what served before serves on: %s; see `volant why %s --kind deploy` and `volant logs %s`", now.Version, now.Reason, d.app, d.app)
+		}
+		select {
+		case <-ctx.Done():
+			return now, fmt.Errorf("release %d goes on without this command: %w; see `volant releases %s`", now.Version, ctx.Err(), d.app)
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+}
+
+// progress shows how far a long work is: in place on a terminal, else once in ten seconds.
+type progress struct {
+	w     io.Writer
+	quiet bool
+	tty   bool
+	last  time.Time
+	shown bool
+}
+
+func newProgress(w io.Writer, quiet bool) *progress {
+	p := &progress{w: w, quiet: quiet, last: time.Now()}
+	if f, ok := w.(*os.File); ok {
+		st, err := f.Stat()
+		p.tty = err == nil && st.Mode()&os.ModeCharDevice != 0
+	}
+	return p
+}
+
+func (p *progress) show(what string, done, total int64) {
+	every := 10 * time.Second
+	if p.tty {
+		every = 100 * time.Millisecond
+	}
+	if p.quiet || total <= 0 || time.Since(p.last) < every {
+		return
+	}
+	p.last, p.shown = time.Now(), true
+	end := "\n"
+	if p.tty {
+		end = "\r"
+	}
+	fmt.Fprintf(p.w, "%s: %s of %s (%d %%)   %s", what, size(done), size(total), done*100/total, end)
+}
+
+func (p *progress) end() {
+	if p.shown && p.tty {
+		fmt.Fprintln(p.w)
+	}
+}
+
+func size(n int64) string {
+	switch {
+	case n >= 1<<30:
+		return fmt.Sprintf("%.1f GiB", float64(n)/(1<<30))
+	case n >= 1<<20:
+		return fmt.Sprintf("%.1f MiB", float64(n)/(1<<20))
+	}
+	return fmt.Sprintf("%.1f KiB", float64(n)/(1<<10))
+}

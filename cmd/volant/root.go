@@ -1,0 +1,119 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	volant "github.com/volant-edge/volant"
+	"github.com/volant-edge/volant/client"
+)
+
+// defaultData is where a server keeps its state unless told otherwise.
+const defaultData = "/var/lib/volant"
+
+// globals are the flags every client verb knows.
+type globals struct {
+	addr  string
+	token string
+	data  string
+	json  bool
+}
+
+func newRoot() *cobra.Command {
+	g := &globals{}
+	root := &cobra.Command{
+		Use:           "volant",
+		Short:         "Run apps from OCI images in microVMs that come and go with their connections",
+		SilenceUsage:  true,
+		SilenceErrors: true,
+	}
+	f := root.PersistentFlags()
+	f.StringVar(&g.addr, "addr", os.Getenv("VOLANT_ADDR"), "address of the API, host:port (default: the server of --data)")
+	f.StringVar(&g.token, "token", os.Getenv("VOLANT_TOKEN"), "bearer token (default: the root token of --data)")
+	f.StringVar(&g.data, "data", envOr("VOLANT_DATA", defaultData), "data directory of the server on this machine")
+	f.BoolVar(&g.json, "json", false, "print JSON")
+	root.AddCommand(
+		newServer(g), newProxy(g), newDoctor(g), newSetup(g), newCleanup(g), newControl(g), newVersion(g),
+		newApps(g), newDeploy(g), newStatus(g), newMachine(g), newScale(g), newReleases(g), newLogs(g), newWhy(g), newNodes(g),
+	)
+	return root
+}
+
+func envOr(key, def string) string {
+	if v := os.Getenv(key); v != "" {
+		return v
+	}
+	return def
+}
+
+// client returns a client of the server that the flags name, or of the one on this machine.
+func (g *globals) client() (*client.Client, error) {
+	addr, token := g.addr, g.token
+	if addr == "" {
+		b, err := os.ReadFile(filepath.Join(g.data, "api.addr"))
+		switch {
+		case err == nil:
+			addr = strings.TrimSpace(string(b))
+		case os.IsPermission(err):
+			return nil, volant.Errorf(volant.ErrForbidden, "the data directory %s belongs to root", g.data).
+				WithRemedy("run this as root, or name the server and a token with --addr and --token")
+		default:
+			return nil, volant.Errorf(volant.ErrUnavailable, "no server has run with the data directory %s", g.data).
+				WithRemedy("start one with `volant server`, or name it with --data, or with --addr and --token")
+		}
+	}
+	if token == "" {
+		b, err := os.ReadFile(filepath.Join(g.data, "root.token"))
+		if err == nil {
+			token = strings.TrimSpace(string(b))
+		}
+	}
+	return client.New(addr, token), nil
+}
+
+// print writes v as JSON when asked to, else what text writes.
+func (g *globals) print(cmd *cobra.Command, v any, text func(w io.Writer)) error {
+	if !g.json {
+		text(cmd.OutOrStdout())
+		return nil
+	}
+	enc := json.NewEncoder(cmd.OutOrStdout())
+	enc.SetIndent("", "  ")
+	return enc.Encode(v)
+}
+
+// table writes rows in columns; the first row is the head.
+func table(w io.Writer, rows [][]string) {
+	tw := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
+	for _, r := range rows {
+		fmt.Fprintln(tw, strings.Join(r, "\t"))
+	}
+	_ = tw.Flush() // a terminal that is gone takes no message either
+}
+
+// ago says how long ago t was, as people say it.
+func ago(t time.Time) string {
+	if t.IsZero() {
+		return "-"
+	}
+	d := time.Since(t)
+	switch {
+	case d < 0:
+		return "now"
+	case d < time.Minute:
+		return fmt.Sprintf("%ds", int(d.Seconds()))
+	case d < time.Hour:
+		return fmt.Sprintf("%dm%ds", int(d.Minutes()), int(d.Seconds())%60)
+	case d < 48*time.Hour:
+		return fmt.Sprintf("%dh%dm", int(d.Hours()), int(d.Minutes())%60)
+	}
+	return fmt.Sprintf("%dd", int(d.Hours())/24)
+}

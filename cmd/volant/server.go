@@ -1,0 +1,169 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"runtime/debug"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"syscall"
+
+	"github.com/pelletier/go-toml/v2"
+	"github.com/spf13/cobra"
+
+	volant "github.com/volant-edge/volant"
+	"github.com/volant-edge/volant/node"
+)
+
+func newServer(g *globals) *cobra.Command {
+	var file, listen, region, level string
+	cmd := &cobra.Command{
+		Use: "server", Short: "Run this server: intent, API, images, machines and scaling", Args: cobra.NoArgs,
+		Long: `Run this server: it keeps the intent, serves the API, runs machines and scales apps.
+
+It starts the proxy (volant proxy) as a process of its own, which outlives it, as machines do: a restart
+or crash of the server closes no connection.`,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			cfg, err := readConfig(file)
+			if err != nil {
+				return err
+			}
+			if cfg.Data == "" || cmd.Flags().Changed("data") {
+				cfg.Data = g.data
+			}
+			if listen != "" {
+				cfg.API.Listen = listen
+			}
+			if region != "" {
+				cfg.Region = volant.Region(region)
+			}
+			log, err := newLog(level)
+			if err != nil {
+				return err
+			}
+			cfg.Log, cfg.Version = log, version()
+			if cfg.Crash, err = crashPoint(os.Getenv("VOLANT_CRASH")); err != nil {
+				return err
+			}
+			return node.Serve(cmd.Context(), cfg)
+		},
+	}
+	f := cmd.Flags()
+	f.StringVar(&file, "config", "", "server configuration, a TOML file")
+	f.StringVar(&listen, "listen", "", "address of the API (default 127.0.0.1:4280)")
+	f.StringVar(&region, "region", "", "code of the place this server is in (default local)")
+	f.StringVar(&level, "log-level", "info", "debug, info, warn or error")
+	cmd.AddCommand(newServerConfig())
+	return cmd
+}
+
+// newServerConfig prints the configuration with its defaults.
+func newServerConfig() *cobra.Command {
+	var file string
+	cmd := &cobra.Command{
+		Use: "config", Short: "Print the server's configuration with its defaults", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			cfg, err := readConfig(file)
+			if err != nil {
+				return err
+			}
+			return toml.NewEncoder(cmd.OutOrStdout()).Encode(node.WithDefaults(cfg))
+		},
+	}
+	cmd.Flags().StringVar(&file, "config", "", "server configuration, a TOML file")
+	return cmd
+}
+
+func readConfig(file string) (node.Config, error) {
+	var cfg node.Config
+	if file == "" {
+		return cfg, nil
+	}
+	b, err := os.ReadFile(file)
+	if err != nil {
+		return cfg, volant.Invalidf("server configuration: %v", err)
+	}
+	dec := toml.NewDecoder(bytes.NewReader(b)).DisallowUnknownFields()
+	err = dec.Decode(&cfg)
+	var strict *toml.StrictMissingError
+	var bad *toml.DecodeError
+	switch {
+	case errors.As(err, &strict):
+		row, col := strict.Errors[0].Position()
+		return cfg, volant.Invalidf("%s:%d:%d: unknown key %q", file, row, col, strings.Join(strict.Errors[0].Key(), ".")).
+			WithRemedy("see `volant server config` for the keys there are")
+	case errors.As(err, &bad):
+		row, col := bad.Position()
+		return cfg, volant.Invalidf("%s:%d:%d: %s", file, row, col, strings.TrimPrefix(bad.Error(), "toml: "))
+	case err != nil:
+		return cfg, volant.Invalidf("%s: %v", file, err)
+	}
+	return cfg, nil
+}
+
+func newLog(level string) (*slog.Logger, error) {
+	var l slog.Level
+	if err := l.UnmarshalText([]byte(level)); err != nil {
+		return nil, volant.Invalidf("log level %q: use debug, info, warn or error", level)
+	}
+	return slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: l})), nil
+}
+
+// crashPoint reads POINT:before|after[:N]: the process kills itself the N-th time the host comes to that
+// write-ahead point. For fault tests.
+func crashPoint(s string) (func(point, when string), error) {
+	if s == "" {
+		return nil, nil
+	}
+	parts := strings.Split(s, ":")
+	times := 1
+	if len(parts) == 3 {
+		n, err := strconv.Atoi(parts[2])
+		if err != nil || n < 1 {
+			return nil, fmt.Errorf("VOLANT_CRASH=%q: %q is not a count", s, parts[2])
+		}
+		times = n
+	}
+	if len(parts) < 2 || len(parts) > 3 || parts[1] != "before" && parts[1] != "after" {
+		return nil, fmt.Errorf("VOLANT_CRASH=%q: write POINT:before or POINT:after, and :N for the N-th time", s)
+	}
+	var seen atomic.Int64
+	return func(point, when string) {
+		if point == parts[0] && when == parts[1] && seen.Add(1) == int64(times) {
+			fmt.Fprintf(os.Stderr, "volant: crash asked for at %s:%s\n", point, when)
+			_ = syscall.Kill(os.Getpid(), syscall.SIGKILL) // nothing after this line runs
+			select {}
+		}
+	}, nil
+}
+
+// version is the module's version, or the commit of a build from source.
+func version() string {
+	bi, ok := debug.ReadBuildInfo()
+	if !ok {
+		return "unknown"
+	}
+	for _, s := range bi.Settings {
+		if s.Key == "vcs.revision" && len(s.Value) >= 12 {
+			return s.Value[:12]
+		}
+	}
+	if v := bi.Main.Version; v != "" {
+		return v
+	}
+	return "devel"
+}
+
+func newVersion(g *globals) *cobra.Command {
+	return &cobra.Command{
+		Use: "version", Short: "Print the version", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return g.print(cmd, map[string]string{"version": version()}, func(w io.Writer) { fmt.Fprintln(w, "volant", version()) })
+		},
+	}
+}

@@ -1,0 +1,79 @@
+package main
+
+import (
+	"fmt"
+	"path/filepath"
+
+	"github.com/spf13/cobra"
+
+	"github.com/volant-edge/volant/kernel"
+	"github.com/volant-edge/volant/node"
+)
+
+func newSetup(g *globals) *cobra.Command {
+	cmd := &cobra.Command{Use: "setup", Short: "Prepare this server"}
+	var file, dir string
+	k := &cobra.Command{
+		Use: "kernel", Short: "Unpack the guests' kernel out of Debian's linux-image-cloud-amd64", Args: cobra.NoArgs,
+		Long: `Unpack the guests' kernel out of Debian's package linux-image-cloud-amd64 into Volant's data.
+
+The package is downloaded by apt-get, or taken from --file; it is never installed on this machine.`,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if dir == "" {
+				dir = filepath.Join(g.data, "kernel")
+			}
+			return kernel.Setup(cmd.Context(), dir, file, func(line string) { fmt.Fprintln(cmd.ErrOrStderr(), line) })
+		},
+	}
+	k.Flags().StringVar(&file, "file", "", "a .deb of the kernel's package, instead of a download")
+	k.Flags().StringVar(&dir, "dir", "", "where to put it (default: kernel in the data directory)")
+	cmd.AddCommand(k)
+	return cmd
+}
+
+func newCleanup(g *globals) *cobra.Command {
+	var yes bool
+	var id string
+	cmd := &cobra.Command{
+		Use: "cleanup", Short: "End everything of this node but its data: proxy, machines, taps, rules, cgroups", Args: cobra.NoArgs,
+		Long: `End everything that this node made outside its data directory: the proxy, the machines, taps, firewall
+rules, routes, cgroups and memory files. Open connections end. The data directory stays; delete it by hand.
+
+The server must not be running. Where the data directory is gone, name the node with --node.`,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if !yes {
+				return fmt.Errorf("this ends all machines of the node and their connections: say --yes")
+			}
+			done, err := node.Cleanup(cmd.Context(), g.data, id)
+			for _, line := range done {
+				fmt.Fprintln(cmd.OutOrStdout(), line)
+			}
+			return err
+		},
+	}
+	cmd.Flags().BoolVar(&yes, "yes", false, "do it")
+	cmd.Flags().StringVar(&id, "node", "", "the node's ID, where its data directory is gone")
+	return cmd
+}
+
+func newControl(g *globals) *cobra.Command {
+	cmd := &cobra.Command{Use: "control", Short: "Act on the intent of this server"}
+	var from string
+	var skip bool
+	restore := &cobra.Command{
+		Use: "restore", Short: "Seed a new store from a node's copy of the intent", Args: cobra.NoArgs,
+		Long: `Seed a new store of the intent (etcd) from the copy that this node keeps, or from --from, under the next
+cluster epoch. What the old store held is set aside, not deleted. The server must not be running.`,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			text, err := node.Restore(cmd.Context(), g.data, from, skip)
+			if err == nil {
+				fmt.Fprintln(cmd.OutOrStdout(), text)
+			}
+			return err
+		},
+	}
+	restore.Flags().StringVar(&from, "from", "", "file of a copy (default: this node's)")
+	restore.Flags().BoolVar(&skip, "skip-damaged", false, "leave records out that cannot be read")
+	cmd.AddCommand(restore)
+	return cmd
+}

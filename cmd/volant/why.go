@@ -1,0 +1,68 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"sort"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/volant-edge/volant/why"
+)
+
+func newWhy(g *globals) *cobra.Command {
+	var kinds []string
+	var limit int
+	cmd := &cobra.Command{
+		Use: "why APP|MACHINE|CONNECTION-ID", Short: "Show the reasons of recent decisions, newest last", Args: cobra.ExactArgs(1),
+		Example: "  volant why web\n  volant why web --kind refusal --kind wake",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			c, err := g.client()
+			if err != nil {
+				return err
+			}
+			var ks []why.Kind
+			for _, k := range kinds {
+				ks = append(ks, why.Kind(k))
+			}
+			recs, err := c.Why(cmd.Context(), args[0], ks, limit)
+			if err != nil {
+				return err
+			}
+			if recs == nil {
+				recs = []why.Record{}
+			}
+			return g.print(cmd, recs, func(w io.Writer) { whyText(w, recs) })
+		},
+	}
+	cmd.Flags().StringSliceVar(&kinds, "kind", nil, "only these: connection, refusal, wake, sleep, scale, placement, deploy, machine, change")
+	cmd.Flags().IntVarP(&limit, "limit", "n", 50, "at most that many, 1 to 1000")
+	return cmd
+}
+
+func whyText(w io.Writer, recs []why.Record) {
+	for i := len(recs) - 1; i >= 0; i-- {
+		r := recs[i]
+		fmt.Fprintf(w, "%s %-10s %s", r.Time.UTC().Format("2006-01-02T15:04:05.000Z"), r.Kind, r.Text)
+		var extra []string
+		if r.Machine != "" && !strings.Contains(r.Text, string(r.Machine)) {
+			extra = append(extra, "machine="+string(r.Machine))
+		}
+		if r.Request != "" {
+			extra = append(extra, "id="+r.Request)
+		}
+		keys := make([]string, 0, len(r.Attrs))
+		for k := range r.Attrs {
+			keys = append(keys, k)
+		}
+		sort.Strings(keys)
+		for _, k := range keys {
+			extra = append(extra, k+"="+r.Attrs[k])
+		}
+		fmt.Fprintf(w, " [%s]\n", strings.Join(append([]string{"rule=" + r.Rule}, extra...), " "))
+	}
+	if len(recs) == 0 {
+		fmt.Fprintln(w, "No decisions on record yet.")
+	}
+}

@@ -1,0 +1,185 @@
+package control
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	volant "github.com/volant-edge/volant"
+	"github.com/volant-edge/volant/api"
+	"github.com/volant-edge/volant/why"
+)
+
+// maxJSON bounds a request's JSON body.
+const maxJSON = 1 << 20
+
+// call is one authenticated request.
+type call struct {
+	r     *http.Request
+	who   caller
+	need  scope
+	begun bool // a streamed answer has begun; errors can no longer change the status
+}
+
+func (c *call) ctx() context.Context { return c.r.Context() }
+
+type handler func(w http.ResponseWriter, c *call) error
+
+// handle authenticates, runs h and answers its error. A call that belongs to one organization is
+// authorized by grant once that is known; here only that the token has the scope anywhere.
+func (s *Server) handle(need scope, h handler) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		c := &call{r: r, need: need}
+		who, err := s.authenticate(r)
+		if err == nil {
+			c.who = who
+			err = c.grant(who.org)
+		}
+		if err == nil {
+			err = h(w, c)
+		}
+		if err != nil && !c.begun {
+			s.fail(w, c, err)
+		} else if err != nil {
+			s.Log.Debug("stream ended", "path", r.URL.Path, "err", err)
+		}
+	}
+}
+
+// grant is the one place that says whether the caller may do what this call does to org.
+func (c *call) grant(org volant.OrgID) error {
+	if c.who.may(org, c.need) {
+		return nil
+	}
+	return volant.Errorf(volant.ErrForbidden, "the token %q may not %s in organization %q", c.who.name, c.need, org).
+		WithRemedy("use a token of that organization with the scope %s", c.need)
+}
+
+// fail answers an error: its kind is the status, its text goes to the caller if it has a kind.
+func (s *Server) fail(w http.ResponseWriter, c *call, err error) {
+	code, word := status(err)
+	body := api.Error{Error: err.Error(), Status: word}
+	var e *volant.Error
+	switch {
+	case errors.As(err, &e):
+		body.Error, body.Remedy = strings.TrimSuffix(err.Error(), "; "+e.Remedy), e.Remedy
+	case code == http.StatusInternalServerError:
+		s.Log.Error("request failed", "method", c.r.Method, "path", c.r.URL.Path, "err", err)
+		body.Error, body.Remedy = "internal error", "look into the server's log, and try again"
+	}
+	reply(w, code, body)
+}
+
+// status maps the kinds of errors to HTTP.
+func status(err error) (code int, word string) {
+	switch {
+	case errors.Is(err, volant.ErrNotFound):
+		return http.StatusNotFound, "not_found"
+	case errors.Is(err, volant.ErrExists):
+		return http.StatusUnprocessableEntity, "name_taken"
+	case errors.Is(err, volant.ErrInvalid):
+		return http.StatusBadRequest, "invalid_argument"
+	case errors.Is(err, volant.ErrUnauthorized):
+		return http.StatusUnauthorized, "unauthorized"
+	case errors.Is(err, volant.ErrForbidden):
+		return http.StatusForbidden, "forbidden"
+	case errors.Is(err, volant.ErrLeased):
+		return http.StatusConflict, "leased"
+	case errors.Is(err, volant.ErrConflict), errors.Is(err, volant.ErrStaleTerm):
+		return http.StatusConflict, "conflict"
+	case errors.Is(err, volant.ErrNoCapacity):
+		return http.StatusUnprocessableEntity, "insufficient_capacity"
+	case errors.Is(err, volant.ErrPrecondition):
+		return http.StatusPreconditionFailed, "failed_precondition"
+	case errors.Is(err, errTimeout):
+		return http.StatusRequestTimeout, "deadline_exceeded"
+	case errors.Is(err, volant.ErrUnavailable), errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
+		return http.StatusServiceUnavailable, "unavailable"
+	}
+	return http.StatusInternalServerError, "unknown"
+}
+
+var errTimeout = errors.New("deadline exceeded")
+
+func reply(w http.ResponseWriter, code int, v any) {
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(code)
+	_ = json.NewEncoder(w).Encode(v) // the caller is gone: nobody to tell
+}
+
+// read decodes a JSON body; an empty one leaves v as it is. Unknown fields are let through, since
+// existing clients send many we do not act on.
+func (c *call) read(w http.ResponseWriter, v any) error {
+	body, err := io.ReadAll(http.MaxBytesReader(w, c.r.Body, maxJSON))
+	var big *http.MaxBytesError
+	switch {
+	case errors.As(err, &big):
+		return volant.Invalidf("the body is over %d bytes", maxJSON)
+	case err != nil:
+		return volant.Invalidf("read the body: %v", err)
+	case len(body) == 0:
+		return nil
+	}
+	if err := json.Unmarshal(body, v); err != nil {
+		var kind *volant.Error
+		if errors.As(err, &kind) {
+			return kind
+		}
+		return volant.Invalidf("the body is not the JSON expected here: %v", err)
+	}
+	return nil
+}
+
+// number reads a query parameter within bounds.
+func (c *call) number(name string, def, low, high int) (int, error) {
+	v := c.r.URL.Query().Get(name)
+	if v == "" {
+		return def, nil
+	}
+	n, err := strconv.Atoi(v)
+	if err != nil || n < low || n > high {
+		return 0, volant.Invalidf("%s=%q: use a number from %d to %d", name, v, low, high)
+	}
+	return n, nil
+}
+
+func (c *call) flag(name string) bool {
+	b, _ := strconv.ParseBool(c.r.URL.Query().Get(name)) // absent or odd is false
+	return b
+}
+
+// audit records a change for why.
+func (s *Server) audit(c *call, org volant.OrgID, app volant.AppID, machine volant.MachineID, rule, text string) {
+	s.Reasons.Add(why.Record{
+		Time: time.Now(), Kind: why.Change, Org: org, App: app, Machine: machine, Rule: rule, Text: text,
+		Attrs: map[string]string{"actor": c.who.name},
+	})
+}
+
+// lines streams JSON objects, one a line, each flushed.
+type lines struct {
+	w   http.ResponseWriter
+	rc  *http.ResponseController
+	enc *json.Encoder
+}
+
+func (c *call) stream(w http.ResponseWriter) *lines {
+	c.begun = true
+	w.Header().Set("Content-Type", "application/x-ndjson")
+	w.WriteHeader(http.StatusOK)
+	l := &lines{w: w, rc: http.NewResponseController(w), enc: json.NewEncoder(w)}
+	_ = l.rc.Flush() // a writer that cannot flush still delivers at the end
+	return l
+}
+
+func (l *lines) send(v any) error {
+	if err := l.enc.Encode(v); err != nil {
+		return err
+	}
+	return l.rc.Flush()
+}

@@ -1,0 +1,185 @@
+// Package control is the HTTP API: who may, is it valid, write it down, ask the owner.
+//
+//	request ─► authenticate ─► authorize ─► handler ─► intent (store) or call (host)
+//
+// # Invariants
+//
+//   - Every handler authorizes through one function, grant; only /v1/health needs no token.
+//   - Durable changes are records; only wake, sleep, restart, exec, signal and logs are calls to a host.
+//   - Kinds of errors become HTTP statuses in one switch, fail. What has no kind is a 500, and its text
+//     stays in our log.
+//   - A write is seen by the next read on the same node: handlers wait for the catalog to hold it.
+//   - Bodies are bounded: 1 MiB of JSON, a blob by the image store's limit.
+//
+// # Sources
+//
+// Paths and shapes of apps and machines: Fly's public Machines API (package api). Releases, scale,
+// blobs, logs and why are Volant's own.
+//
+// # Not here
+//
+// What a machine does when its wish changes: package host. How a release comes about: package deploy.
+package control
+
+import (
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"time"
+
+	volant "github.com/volant-edge/volant"
+	"github.com/volant-edge/volant/api"
+	"github.com/volant-edge/volant/catalog"
+	"github.com/volant-edge/volant/guest"
+	"github.com/volant-edge/volant/store"
+	"github.com/volant-edge/volant/why"
+)
+
+// Machines is what the API asks of the hosts.
+type Machines interface {
+	Wake(ctx context.Context, id volant.MachineID, reason string) error
+	// Sleep stops or suspends a machine, open connections or not.
+	Sleep(ctx context.Context, id volant.MachineID, how, by string) error
+	Restart(ctx context.Context, id volant.MachineID, by string) error
+	Signal(ctx context.Context, id volant.MachineID, sig int) error
+	Exec(ctx context.Context, id volant.MachineID, e guest.Exec) (guest.Exit, error)
+	// Logs calls fn for the last tail lines, and with follow for each new one until ctx ends.
+	Logs(ctx context.Context, id volant.MachineID, tail int, follow bool, fn func(guest.LogLine) error) error
+	// Place reserves room for a new machine on a host and says which.
+	Place(ctx context.Context, m *volant.Machine) (volant.NodeID, error)
+}
+
+// Images is the store of blobs and root disks.
+type Images interface {
+	Has(d volant.Digest) bool
+	Put(ctx context.Context, d volant.Digest, r io.Reader) error
+	// Prepare builds the root disk of a manifest's digest; it is quick when that exists.
+	Prepare(ctx context.Context, d volant.Digest, progress func(phase string, done, total int64)) error
+}
+
+// Reasons answers why.
+type Reasons interface {
+	Query(ctx context.Context, q why.Query) ([]why.Record, error)
+	Add(r why.Record)
+}
+
+// Traffic is what the proxy last said of an app.
+type Traffic interface {
+	Slots(app volant.AppID) map[volant.MachineID]int
+	Waiting(app volant.AppID) int
+}
+
+// Addresses gives out addresses of the configured pools, given those in use.
+type Addresses interface {
+	Next(kind string, used []string) (string, error)
+}
+
+// Deps are the rooms and tools the API needs; all are required but Log.
+type Deps struct {
+	Store     store.Store
+	Catalog   *catalog.Catalog
+	Machines  Machines
+	Images    Images
+	Reasons   Reasons
+	Traffic   Traffic
+	Addresses Addresses
+	Nodes     func() []api.Node // this node as its operator sees it
+	Region    volant.Region     // where machines made by hand go unless they say
+	Log       *slog.Logger      // nil discards
+}
+
+// Server serves the API.
+type Server struct {
+	Deps
+	mux *http.ServeMux
+}
+
+// New returns a server of the API.
+func New(d Deps) *Server {
+	if d.Log == nil {
+		d.Log = slog.New(slog.DiscardHandler)
+	}
+	s := &Server{Deps: d, mux: http.NewServeMux()}
+	s.routes()
+	return s
+}
+
+// Serve answers requests on l until ctx ends.
+func (s *Server) Serve(ctx context.Context, l net.Listener) error {
+	srv := &http.Server{
+		Handler:           s,
+		ReadHeaderTimeout: 10 * time.Second,
+		IdleTimeout:       2 * time.Minute,
+		MaxHeaderBytes:    64 << 10,
+		BaseContext:       func(net.Listener) context.Context { return ctx },
+		ErrorLog:          slog.NewLogLogger(s.Log.Handler(), slog.LevelDebug),
+	}
+	end := context.AfterFunc(ctx, func() {
+		bound, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
+		defer cancel()
+		if srv.Shutdown(bound) != nil {
+			_ = srv.Close() // requests which outlast the bound are cut
+		}
+	})
+	defer end()
+	err := srv.Serve(l)
+	if errors.Is(err, http.ErrServerClosed) || ctx.Err() != nil {
+		return nil
+	}
+	return err
+}
+
+// ServeHTTP implements http.Handler.
+func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	w.Header().Set("Server", "Volant")
+	s.mux.ServeHTTP(w, r)
+}
+
+// routes is the whole API, a line each.
+func (s *Server) routes() {
+	s.mux.HandleFunc("GET /v1/health", func(w http.ResponseWriter, _ *http.Request) {
+		reply(w, http.StatusOK, map[string]string{"status": "ok"})
+	})
+	s.mux.HandleFunc("/", s.handle(scopeRead, func(_ http.ResponseWriter, c *call) error {
+		return volant.Errorf(volant.ErrNotFound, "%s %s is not part of the API", c.r.Method, c.r.URL.Path).
+			WithRemedy("the API is under /v1; see the guide")
+	}))
+
+	s.mux.HandleFunc("GET /v1/apps", s.handle(scopeRead, s.listApps))
+	s.mux.HandleFunc("POST /v1/apps", s.handle(scopeDeploy, s.createApp))
+	s.mux.HandleFunc("GET /v1/apps/{app}", s.handle(scopeRead, s.getApp))
+	s.mux.HandleFunc("DELETE /v1/apps/{app}", s.handle(scopeDeploy, s.destroyApp))
+	s.mux.HandleFunc("GET /v1/apps/{app}/ip_assignments", s.handle(scopeRead, s.listAddresses))
+	s.mux.HandleFunc("GET /v1/apps/{app}/scale", s.handle(scopeRead, s.getScale))
+	s.mux.HandleFunc("PATCH /v1/apps/{app}/scale", s.handle(scopeDeploy, s.patchScale))
+	s.mux.HandleFunc("GET /v1/apps/{app}/logs", s.handle(scopeRead, s.logs))
+
+	s.mux.HandleFunc("GET /v1/apps/{app}/releases", s.handle(scopeRead, s.listReleases))
+	s.mux.HandleFunc("POST /v1/apps/{app}/releases", s.handle(scopeDeploy, s.createRelease))
+	s.mux.HandleFunc("GET /v1/apps/{app}/releases/{version}", s.handle(scopeRead, s.getRelease))
+
+	s.mux.HandleFunc("GET /v1/apps/{app}/machines", s.handle(scopeRead, s.listMachines))
+	s.mux.HandleFunc("POST /v1/apps/{app}/machines", s.handle(scopeDeploy, s.createMachine))
+	s.mux.HandleFunc("GET /v1/apps/{app}/machines/{id}", s.handle(scopeRead, s.getMachine))
+	s.mux.HandleFunc("DELETE /v1/apps/{app}/machines/{id}", s.handle(scopeDeploy, s.destroyMachine))
+	s.mux.HandleFunc("GET /v1/apps/{app}/machines/{id}/wait", s.handle(scopeRead, s.waitMachine))
+	s.mux.HandleFunc("GET /v1/apps/{app}/machines/{id}/events", s.handle(scopeRead, s.machineEvents))
+	s.mux.HandleFunc("POST /v1/apps/{app}/machines/{id}/start", s.handle(scopeDeploy, s.startMachine))
+	s.mux.HandleFunc("POST /v1/apps/{app}/machines/{id}/stop", s.handle(scopeDeploy, s.stopMachine))
+	s.mux.HandleFunc("POST /v1/apps/{app}/machines/{id}/suspend", s.handle(scopeDeploy, s.suspendMachine))
+	s.mux.HandleFunc("POST /v1/apps/{app}/machines/{id}/restart", s.handle(scopeDeploy, s.restartMachine))
+	s.mux.HandleFunc("POST /v1/apps/{app}/machines/{id}/signal", s.handle(scopeDeploy, s.signalMachine))
+	s.mux.HandleFunc("POST /v1/apps/{app}/machines/{id}/cordon", s.handle(scopeDeploy, s.cordon(true)))
+	s.mux.HandleFunc("POST /v1/apps/{app}/machines/{id}/uncordon", s.handle(scopeDeploy, s.cordon(false)))
+	s.mux.HandleFunc("POST /v1/apps/{app}/machines/{id}/exec", s.handle(scopeDeploy, s.exec))
+
+	s.mux.HandleFunc("HEAD /v1/blobs/{digest}", s.handle(scopeDeploy, s.hasBlob))
+	s.mux.HandleFunc("PUT /v1/blobs/{digest}", s.handle(scopeDeploy, s.putBlob))
+	s.mux.HandleFunc("POST /v1/images/{digest}/prepare", s.handle(scopeDeploy, s.prepareImage))
+
+	s.mux.HandleFunc("GET /v1/why/{what}", s.handle(scopeRead, s.getWhy))
+	s.mux.HandleFunc("GET /v1/nodes", s.handle(scopeRead, s.listNodes))
+}

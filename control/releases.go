@@ -1,0 +1,157 @@
+package control
+
+import (
+	"cmp"
+	"fmt"
+	"net/http"
+	"slices"
+
+	volant "github.com/volant-edge/volant"
+	"github.com/volant-edge/volant/api"
+	"github.com/volant-edge/volant/catalog"
+)
+
+func releaseView(snap *catalog.Snapshot, r *volant.Release) api.Release {
+	return api.Release{
+		Version: r.Version, Image: string(r.Image), Status: string(r.Status), Reason: r.Reason, Actor: r.Actor,
+		CreatedAt: r.Created, UpdatedAt: r.Updated, Addresses: addresses(snap, r.App),
+	}
+}
+
+func (s *Server) listReleases(w http.ResponseWriter, c *call) error {
+	a, snap, err := s.app(c)
+	if err != nil {
+		return err
+	}
+	out := []api.Release{}
+	for _, r := range snap.Releases(a.App) {
+		out = append(out, releaseView(snap, r))
+	}
+	slices.SortFunc(out, func(a, b api.Release) int { return cmp.Compare(b.Version, a.Version) })
+	reply(w, http.StatusOK, out)
+	return nil
+}
+
+func (s *Server) getRelease(w http.ResponseWriter, c *call) error {
+	a, snap, err := s.app(c)
+	if err != nil {
+		return err
+	}
+	version, err := parseVersion(c.r.PathValue("version"))
+	if err != nil {
+		return err
+	}
+	r, ok := snap.Release(a.App, version)
+	if !ok {
+		return volant.Errorf(volant.ErrNotFound, "app %s has no release %d", a.Name, version)
+	}
+	reply(w, http.StatusOK, releaseView(snap, r))
+	return nil
+}
+
+func (s *Server) createRelease(w http.ResponseWriter, c *call) error {
+	a, _, err := s.app(c)
+	if err != nil {
+		return err
+	}
+	var in api.CreateRelease
+	if err := c.read(w, &in); err != nil {
+		return err
+	}
+	image := volant.Digest(in.Image)
+	if err := s.checkRelease(&in, image); err != nil {
+		return err
+	}
+	scale := a.Scale
+	if in.Scale != nil {
+		if scale, err = in.Scale.Apply(scale); err != nil {
+			return err
+		}
+	}
+	in.Config.Guest = in.Config.Guest.WithDefaults()
+	if err := s.Images.Prepare(c.ctx(), image, nil); err != nil {
+		return err
+	}
+	if err := s.assignAddresses(c, a, in.Config.Services); err != nil {
+		return err
+	}
+	r, rev, err := writeRelease(c.ctx(), s.Store, c.who.name, a, scale, volant.Release{
+		Image: image, Config: in.Config, Status: volant.ReleasePending, WaitTimeout: in.WaitTimeout,
+	})
+	if err != nil {
+		return err
+	}
+	if err := s.seen(c, rev); err != nil {
+		return err
+	}
+	s.audit(c, a.Org, a.App, "", "release_created", fmt.Sprintf("release %d of app %s was created", r.Version, a.Name))
+	reply(w, http.StatusCreated, releaseView(s.Catalog.Snapshot(), r))
+	return nil
+}
+
+func (s *Server) checkRelease(in *api.CreateRelease, image volant.Digest) error {
+	if !image.Valid() {
+		return volant.Invalidf("image %q is not a digest", in.Image).WithRemedy("upload the image first and name its manifest's sha256 digest; `volant deploy` does both")
+	}
+	if !s.Images.Has(image) {
+		return volant.Errorf(volant.ErrNotFound, "image %s was not uploaded here", image).WithRemedy("upload its blobs first; `volant deploy` does")
+	}
+	if in.Strategy != "" && in.Strategy != "rolling" {
+		return volant.Invalidf("deploy strategy %q is not served yet", in.Strategy).WithRemedy("use rolling, or leave it out")
+	}
+	return checkConfig(&in.Config)
+}
+
+// checkConfig says what is wrong with a machine's config, or nil.
+func checkConfig(cfg *volant.MachineConfig) error {
+	g := cfg.Guest.WithDefaults()
+	switch {
+	case g.CPUKind != volant.CPUShared && g.CPUKind != volant.CPUPerformance:
+		return volant.Invalidf("guest.cpu_kind %q: use shared or performance", g.CPUKind)
+	case g.CPUs < 1 || g.CPUs > 32 || g.CPUs > 1 && g.CPUs%2 == 1:
+		return volant.Invalidf("guest.cpus %d: use 1 or an even number up to 32", g.CPUs)
+	case g.MemoryMB < 128 || g.MemoryMB > 64<<10:
+		return volant.Invalidf("guest.memory_mb %d: use 128 to 65536", g.MemoryMB)
+	}
+	switch cfg.Restart.Policy {
+	case "", volant.RestartAlways, volant.RestartNo, volant.RestartOnFailure:
+	default:
+		return volant.Invalidf("restart.policy %q: use always, on-failure or no", cfg.Restart.Policy)
+	}
+	used := map[int]bool{}
+	for i := range cfg.Services {
+		if err := cfg.Services[i].Check(); err != nil {
+			return err
+		}
+		for _, p := range cfg.Services[i].Ports {
+			first, last := p.Range()
+			if last-first > 1000 {
+				return volant.Invalidf("ports %d to %d: a range has at most 1000 ports", first, last)
+			}
+			for n := first; n <= last; n++ {
+				if used[n] {
+					return volant.Invalidf("port %d is named by two services", n)
+				}
+				used[n] = true
+			}
+		}
+	}
+	return nil
+}
+
+// assignAddresses gives an app with services its first IPv4 and IPv6 address.
+func (s *Server) assignAddresses(c *call, a *volant.App, services []volant.Service) error {
+	if len(services) == 0 || len(addresses(s.Catalog.Snapshot(), a.App)) > 0 {
+		return nil
+	}
+	for _, kind := range []string{"v4", "v6"} {
+		rev, err := assignAddress(c.ctx(), s.Store, c.who.name, a, kind, s.Addresses.Next)
+		if err != nil {
+			return err
+		}
+		if err := s.seen(c, rev); err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,270 @@
+package control
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	volant "github.com/volant-edge/volant"
+	"github.com/volant-edge/volant/api"
+	"github.com/volant-edge/volant/catalog"
+	"github.com/volant-edge/volant/guest"
+	"github.com/volant-edge/volant/why"
+)
+
+// signals are the names the API takes, with or without SIG.
+var signals = map[string]syscall.Signal{
+	"ABRT": syscall.SIGABRT, "ALRM": syscall.SIGALRM, "FPE": syscall.SIGFPE, "HUP": syscall.SIGHUP, "ILL": syscall.SIGILL,
+	"INT": syscall.SIGINT, "KILL": syscall.SIGKILL, "PIPE": syscall.SIGPIPE, "QUIT": syscall.SIGQUIT, "SEGV": syscall.SIGSEGV,
+	"TERM": syscall.SIGTERM, "TRAP": syscall.SIGTRAP, "USR1": syscall.SIGUSR1, "USR2": syscall.SIGUSR2,
+}
+
+func (s *Server) signalMachine(w http.ResponseWriter, c *call) error {
+	var in struct {
+		Signal any `json:"signal"`
+	}
+	if err := c.read(w, &in); err != nil {
+		return err
+	}
+	var sig syscall.Signal
+	switch v := in.Signal.(type) {
+	case string:
+		sig = signals[strings.TrimPrefix(strings.ToUpper(v), "SIG")]
+	case float64:
+		for _, known := range signals {
+			if float64(known) == v {
+				sig = known
+			}
+		}
+	}
+	if sig == 0 {
+		return volant.Invalidf("signal %v: use a name such as SIGTERM", in.Signal)
+	}
+	return s.act(w, c, "signal_sent", func(ctx context.Context, m *volant.Machine) error {
+		return s.Machines.Signal(ctx, volant.MachineID(m.ID), int(sig))
+	})
+}
+
+// exec runs a command in an awake machine. Streamed, each piece of output is a line of JSON.
+func (s *Server) exec(w http.ResponseWriter, c *call) error {
+	a, m, _, err := s.machine(c)
+	if err != nil {
+		return err
+	}
+	var in api.Exec
+	if err := c.read(w, &in); err != nil {
+		return err
+	}
+	args := in.Command
+	if len(args) == 0 {
+		args = strings.Fields(in.Cmd)
+	}
+	if len(args) == 0 {
+		return volant.Invalidf("the command is empty").WithRemedy("send command as a list of words")
+	}
+	timeout := time.Minute
+	if in.Timeout > 0 {
+		timeout = time.Duration(min(in.Timeout, 24*3600)) * time.Second
+	}
+	ctx, cancel := context.WithTimeout(c.ctx(), timeout)
+	defer cancel()
+	s.audit(c, a.Org, m.App, volant.MachineID(m.ID), "exec_asked", fmt.Sprintf("machine %s: a command was run in it", m.ID))
+	e := guest.Exec{Args: args, Stdin: strings.NewReader(in.Stdin)}
+	if in.Stream {
+		return s.execStream(ctx, w, c, m, e)
+	}
+	var out, errs capped
+	e.Stdout, e.Stderr = &out, &errs
+	exit, err := s.Machines.Exec(ctx, volant.MachineID(m.ID), e)
+	if err != nil {
+		return err
+	}
+	reply(w, http.StatusOK, api.ExecResult{
+		ExitCode: exit.Code, ExitSignal: exit.Signal, Stdout: out.String(), Stderr: errs.String(), Truncated: out.cut || errs.cut,
+	})
+	return nil
+}
+
+func (s *Server) execStream(ctx context.Context, w http.ResponseWriter, c *call, m *volant.Machine, e guest.Exec) error {
+	var mu sync.Mutex // guards out: stdout and stderr come from two goroutines
+	var out *lines
+	send := func(f api.ExecFrame) error {
+		mu.Lock()
+		defer mu.Unlock()
+		if out == nil {
+			out = c.stream(w)
+		}
+		return out.send(f)
+	}
+	e.Stdout = writer(func(p []byte) error { return send(api.ExecFrame{Stdout: p}) })
+	e.Stderr = writer(func(p []byte) error { return send(api.ExecFrame{Stderr: p}) })
+	exit, err := s.Machines.Exec(ctx, volant.MachineID(m.ID), e)
+	if err != nil {
+		mu.Lock()
+		begun := out != nil
+		mu.Unlock()
+		if !begun {
+			return err // the status can still tell
+		}
+		return send(api.ExecFrame{Error: err.Error()})
+	}
+	return send(api.ExecFrame{Exit: &api.ExecResult{ExitCode: exit.Code, ExitSignal: exit.Signal}})
+}
+
+type writer func(p []byte) error
+
+func (f writer) Write(p []byte) (int, error) {
+	if err := f(p); err != nil {
+		return 0, err
+	}
+	return len(p), nil
+}
+
+// capped keeps the first MiB.
+type capped struct {
+	bytes.Buffer
+	cut bool
+}
+
+func (b *capped) Write(p []byte) (int, error) {
+	room := max(0, 1<<20-b.Len())
+	b.cut = b.cut || room < len(p)
+	b.Buffer.Write(p[:min(room, len(p))])
+	return len(p), nil
+}
+
+// logs streams the lines of an app's machines, or of one of them.
+func (s *Server) logs(w http.ResponseWriter, c *call) error {
+	a, snap, err := s.app(c)
+	if err != nil {
+		return err
+	}
+	tail, err := c.number("tail", 100, 0, 10_000)
+	if err != nil {
+		return err
+	}
+	var ids []volant.MachineID
+	only := volant.MachineID(c.r.URL.Query().Get("machine"))
+	for _, m := range snap.Machines(a.App) {
+		if id := volant.MachineID(m.ID); only == id || only == "" && !gone(m) {
+			ids = append(ids, id)
+		}
+	}
+	if only != "" && len(ids) == 0 {
+		return volant.Errorf(volant.ErrNotFound, "app %s has no machine %q", a.Name, only)
+	}
+	f := &follower{s: s, c: c, app: a, out: c.stream(w), seen: map[volant.MachineID]bool{}}
+	return f.run(ids, tail, c.flag("follow"), only)
+}
+
+// follower merges the logs of several machines into one stream.
+type follower struct {
+	s   *Server
+	c   *call
+	app *volant.App
+
+	mu   sync.Mutex // guards out and seen
+	out  *lines
+	seen map[volant.MachineID]bool
+	wg   sync.WaitGroup
+}
+
+func (f *follower) run(ids []volant.MachineID, tail int, follow bool, only volant.MachineID) error {
+	ctx, cancel := context.WithCancel(f.c.ctx())
+	defer f.wg.Wait()
+	defer cancel()
+	if !follow {
+		for _, id := range ids {
+			if err := f.one(ctx, id, tail, false); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	for _, id := range ids {
+		f.begin(ctx, cancel, id, tail)
+	}
+	err := f.s.untilSnapshot(f.c, 24*time.Hour, func(snap *catalog.Snapshot) (bool, error) {
+		for _, m := range snap.Machines(f.app.App) {
+			if id := volant.MachineID(m.ID); only == "" && !gone(m) {
+				f.begin(ctx, cancel, id, tail)
+			}
+		}
+		return ctx.Err() != nil, nil
+	})
+	if errors.Is(err, errTimeout) {
+		return nil
+	}
+	return err
+}
+
+// begin follows a machine that is not followed yet.
+func (f *follower) begin(ctx context.Context, cancel context.CancelFunc, id volant.MachineID, tail int) {
+	f.mu.Lock()
+	known := f.seen[id]
+	f.seen[id] = true
+	f.mu.Unlock()
+	if known {
+		return
+	}
+	f.wg.Go(func() {
+		if err := f.one(ctx, id, tail, true); err != nil && ctx.Err() == nil {
+			f.s.Log.Debug("log stream ended", "machine", id, "err", err)
+			cancel()
+		}
+	})
+}
+
+func (f *follower) one(ctx context.Context, id volant.MachineID, tail int, follow bool) error {
+	err := f.s.Machines.Logs(ctx, id, tail, follow, func(l guest.LogLine) error {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		return f.out.send(api.LogEntry{
+			App: f.app.Name, Machine: string(id), Region: string(f.s.Region), Seq: l.Seq, Time: l.Time, Source: l.Source, Message: l.Text,
+		})
+	})
+	if errors.Is(err, volant.ErrNotFound) {
+		return nil // it has never run, or is gone
+	}
+	return err
+}
+
+// getWhy answers about an app by name, a machine or a connection by ID.
+func (s *Server) getWhy(w http.ResponseWriter, c *call) error {
+	what := c.r.PathValue("what")
+	limit, err := c.number("limit", 50, 1, 1000)
+	if err != nil {
+		return err
+	}
+	q := why.Query{Limit: limit}
+	for _, k := range c.r.URL.Query()["kind"] {
+		q.Kinds = append(q.Kinds, why.Kind(k))
+	}
+	if c.who.org != AnyOrg {
+		q.Org = c.who.org
+	}
+	snap := s.Catalog.Snapshot()
+	if a, ok := snap.AppByName(what); ok && c.who.may(a.Org, scopeRead) {
+		q.App = a.App
+	} else if m, ok := snap.Machine(volant.MachineID(what)); ok && c.who.may(m.Org, scopeRead) {
+		q.Machine = volant.MachineID(what)
+	} else {
+		q.Request = what
+	}
+	recs, err := s.Reasons.Query(c.ctx(), q)
+	if err != nil {
+		return err
+	}
+	if q.Request != "" && len(recs) == 0 {
+		return volant.Errorf(volant.ErrNotFound, "%q is no app, no machine and no connection on record", what).
+			WithRemedy("connections are kept in memory for a while only; see `volant apps list` for the apps")
+	}
+	reply(w, http.StatusOK, recs)
+	return nil
+}

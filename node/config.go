@@ -1,0 +1,109 @@
+package node
+
+import (
+	"log/slog"
+	"net/netip"
+	"time"
+
+	volant "github.com/volant-edge/volant"
+	"github.com/volant-edge/volant/api"
+)
+
+// Config is a server's configuration. Its zero value, with a data directory, is one whole node.
+type Config struct {
+	Data   string        `toml:"data"`   // data directory; /var/lib/volant
+	Region volant.Region `toml:"region"` // where this server is; "local"
+	Name   string        `toml:"name"`   // the host name if empty
+	API    APIConfig     `toml:"api"`
+	Edge   EdgeConfig    `toml:"edge"`
+	Host   HostConfig    `toml:"host"`
+	Image  ImageConfig   `toml:"image"`
+
+	Log     *slog.Logger `toml:"-"` // nil discards
+	Version string       `toml:"-"`
+	// Crash is called at each named write-ahead point of the host, before and after; nil does nothing.
+	Crash func(point, when string) `toml:"-"`
+}
+
+// APIConfig says where the API listens.
+type APIConfig struct {
+	Listen string `toml:"listen"` // 127.0.0.1:4280; port 0 takes a free one, written to api.addr
+}
+
+// EdgeConfig says which addresses apps get.
+type EdgeConfig struct {
+	Pool4 netip.Prefix `toml:"pool4"` // 127.77.0.0/16
+	Pool6 netip.Prefix `toml:"pool6"` // fd77::/64
+}
+
+// HostConfig says how machines run here.
+type HostConfig struct {
+	Engine        string       `toml:"engine"`            // auto (probe), qemu, fake
+	Private4      netip.Prefix `toml:"private4"`          // machines' addresses; 172.27.0.0/16
+	MemoryReserve int          `toml:"memory_reserve_mb"` // kept for the server; an eighth, at least 512
+	AllowMixed    bool         `toml:"allow_mixed"`       // several organizations on an engine that does not isolate them
+	ScratchMB     int          `toml:"scratch_mb"`        // writable disk of a machine; 8192, sparse
+	KernelDir     string       `toml:"kernel_dir"`        // made by `volant setup kernel`; DATA/kernel
+	ShmDir        string       `toml:"shm_dir"`           // memory of awake machines; a tmpfs; /dev/shm
+	FakeBackend   string       `toml:"fake_backend"`      // engine fake: IP address that stands for each machine
+}
+
+// ImageConfig bounds images.
+type ImageConfig struct {
+	MaxSizeMB int `toml:"max_size_mb"` // unpacked; 8192
+}
+
+func (c Config) withDefaults() Config {
+	str := func(s *string, def string) {
+		if *s == "" {
+			*s = def
+		}
+	}
+	prefix := func(p *netip.Prefix, def string) {
+		if !p.IsValid() {
+			*p = netip.MustParsePrefix(def)
+		}
+	}
+	str(&c.Data, "/var/lib/volant")
+	str((*string)(&c.Region), "local")
+	str(&c.API.Listen, api.DefaultAddr)
+	str(&c.Host.Engine, "auto")
+	str(&c.Host.ShmDir, "/dev/shm")
+	str(&c.Host.KernelDir, c.Data+"/kernel")
+	prefix(&c.Edge.Pool4, "127.77.0.0/16")
+	prefix(&c.Edge.Pool6, "fd77::/64")
+	prefix(&c.Host.Private4, "172.27.0.0/16")
+	if c.Host.ScratchMB == 0 {
+		c.Host.ScratchMB = 8192
+	}
+	if c.Image.MaxSizeMB == 0 {
+		c.Image.MaxSizeMB = 8192
+	}
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+	return c
+}
+
+// check says what is wrong with the configuration, or nil.
+func (c *Config) check() error {
+	switch {
+	case !c.Region.Valid():
+		return volant.Invalidf("region %q: use 2 to 8 lower-case letters and digits", c.Region)
+	case c.Host.Engine != "auto" && c.Host.Engine != "qemu" && c.Host.Engine != "fake":
+		return volant.Invalidf("host.engine %q: use auto, qemu or fake", c.Host.Engine)
+	case c.Host.Engine == "fake" && c.Host.FakeBackend == "":
+		return volant.Invalidf("host.engine is fake, which needs host.fake_backend").WithRemedy("set it to the IP address of the process that answers for the machines")
+	case !c.Edge.Pool4.Addr().Is4() || !c.Edge.Pool6.Addr().Is6():
+		return volant.Invalidf("edge.pool4 and edge.pool6 are an IPv4 and an IPv6 prefix, not %s and %s", c.Edge.Pool4, c.Edge.Pool6)
+	case !c.Host.Private4.Addr().Is4() || c.Host.Private4.Bits() > 28:
+		return volant.Invalidf("host.private4 %s: use an IPv4 prefix of at most 28 bits", c.Host.Private4)
+	}
+	return nil
+}
+
+// wakeWithin bounds how long the host may take to put a wake on record.
+const wakeWithin = 5 * time.Second
+
+// bootGrace is how long the first catalog may take before the server gives up on its start.
+const bootGrace = 30 * time.Second

@@ -1,0 +1,173 @@
+package node
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	volant "github.com/volant-edge/volant"
+	"github.com/volant-edge/volant/proxy"
+	"github.com/volant-edge/volant/why"
+)
+
+// Link is what an edge needs of a proxy, in the process or outside.
+type Link interface {
+	Hello(ctx context.Context) (proxy.Hello, error)
+	SetTable(ctx context.Context, t proxy.Table) error
+	Seal(ctx context.Context, id volant.MachineID, seq uint64) (bool, error)
+	Slots(ctx context.Context) (map[volant.MachineID]int, error)
+	Query(ctx context.Context, q why.Query) ([]why.Record, error)
+	Watch(ctx context.Context, ev proxy.Events) error
+}
+
+// edge keeps a proxy running and told. It gives it the newest table and listens to it; when the link breaks
+// it finds the proxy again or starts one.
+type edge struct {
+	reach  func(ctx context.Context) (Link, func(), error) // finds or starts a proxy
+	events proxy.Events
+	lost   func() // the proxy is gone, and what it said with it
+	log    *slog.Logger
+
+	mu    sync.Mutex // guards the fields below
+	link  Link       // nil while there is none
+	pid   int
+	why   string // why there is none
+	table proxy.Table
+	fresh chan struct{} // 1 deep: the table changed
+}
+
+func newEdge(reach func(context.Context) (Link, func(), error), ev proxy.Events, lost func(), log *slog.Logger) *edge {
+	return &edge{reach: reach, events: ev, lost: lost, log: log, why: "starting", fresh: make(chan struct{}, 1)}
+}
+
+// set makes t the table the proxy is to have.
+func (e *edge) set(t proxy.Table) {
+	e.mu.Lock()
+	e.table = t
+	e.mu.Unlock()
+	select {
+	case e.fresh <- struct{}{}:
+	default: // it will read the newest
+	}
+}
+
+const (
+	edgeBackoffFirst = 50 * time.Millisecond
+	edgeBackoffMost  = 5 * time.Second
+)
+
+func (e *edge) run(ctx context.Context) error {
+	backoff := edgeBackoffFirst
+	for ctx.Err() == nil {
+		l, closeLink, err := e.reach(ctx)
+		if err == nil {
+			began := time.Now()
+			err = e.serve(ctx, l)
+			closeLink()
+			if time.Since(began) > time.Minute {
+				backoff = edgeBackoffFirst
+			}
+		}
+		if ctx.Err() != nil {
+			return nil
+		}
+		e.gone(err)
+		e.log.Warn("the proxy is not reachable", "err", err, "again_in", backoff)
+		select {
+		case <-ctx.Done():
+		case <-time.After(backoff):
+		}
+		backoff = min(2*backoff, edgeBackoffMost)
+	}
+	return nil
+}
+
+func (e *edge) gone(err error) {
+	e.mu.Lock()
+	e.link, e.pid, e.why = nil, 0, fmt.Sprint(err)
+	e.mu.Unlock()
+	e.lost()
+}
+
+// serve tells one proxy each new table and hears its events, until the link breaks.
+func (e *edge) serve(ctx context.Context, l Link) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	hello, err := l.Hello(ctx)
+	if err != nil {
+		return err
+	}
+	e.mu.Lock()
+	e.link, e.pid, e.why = l, hello.PID, ""
+	e.mu.Unlock()
+	heard := make(chan error, 1)
+	go func() { heard <- l.Watch(ctx, e.events) }()
+	e.log.Info("proxy linked", "pid", hello.PID, "epoch", hello.Epoch)
+	if err := e.tell(ctx, l); err != nil {
+		return err
+	}
+	for {
+		select {
+		case <-ctx.Done():
+			<-heard
+			return nil
+		case err := <-heard:
+			return fmt.Errorf("the proxy's events ended: %w", err)
+		case <-e.fresh:
+			if err := e.tell(ctx, l); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+func (e *edge) tell(ctx context.Context, l Link) error {
+	e.mu.Lock()
+	t := e.table
+	e.mu.Unlock()
+	if t.Version == 0 {
+		return nil // nothing is known yet: the proxy goes on with the table it has
+	}
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	return l.SetTable(ctx, t)
+}
+
+// now is the proxy's link, or an error that says why there is none.
+func (e *edge) now() (Link, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.link == nil {
+		return nil, volant.Errorf(volant.ErrUnavailable, "the proxy does not answer: %s", e.why)
+	}
+	return e.link, nil
+}
+
+// Seal is host's.
+func (e *edge) Seal(ctx context.Context, id volant.MachineID, seq uint64) (bool, error) {
+	l, err := e.now()
+	if err != nil {
+		return false, err
+	}
+	return l.Seal(ctx, id, seq)
+}
+
+func (e *edge) query(ctx context.Context, q why.Query) ([]why.Record, error) {
+	l, err := e.now()
+	if err != nil {
+		return nil, err
+	}
+	return l.Query(ctx, q)
+}
+
+// status says how the proxy is, for people, and its process ID.
+func (e *edge) status() (string, int) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.link == nil {
+		return e.why, 0
+	}
+	return "running", e.pid
+}

@@ -1,0 +1,179 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/netip"
+	"os"
+
+	volant "github.com/volant-edge/volant"
+	"github.com/volant-edge/volant/addrpool"
+	"github.com/volant-edge/volant/guest"
+	"github.com/volant-edge/volant/host"
+	"github.com/volant-edge/volant/hostnet"
+	"github.com/volant-edge/volant/image"
+	"github.com/volant-edge/volant/kernel"
+	"github.com/volant-edge/volant/microvm/qemu"
+)
+
+// parts opens what a real node is made of. The returned func closes it.
+func (s *server) parts(ctx context.Context) (Parts, func() error, error) {
+	var closers []func() error
+	closeAll := func() error {
+		var errs []error
+		for i := len(closers) - 1; i >= 0; i-- {
+			errs = append(errs, closers[i]())
+		}
+		return errors.Join(errs...)
+	}
+	p := Parts{
+		Node: s.dir.Node(), Region: s.cfg.Region, Name: s.name(), Version: s.cfg.Version, Epoch: s.epoch,
+		Store: s.intent.store, Copy: s.intent.copy, Down: s.intent.etcd == nil, Known: s.intent.copy.Revision(),
+		Net: taps{s}, Addresses: addresses{s.cfg.Edge}, Reasons: s.why, Log: s.cfg.Log,
+	}
+	var err error
+	if p.Token, err = s.rootToken(); err != nil {
+		return p, closeAll, err
+	}
+	imageDir, err := s.dir.Sub("images")
+	if err != nil {
+		return p, closeAll, err
+	}
+	if s.images, err = image.Open(imageDir, image.Config{MaxBytes: int64(s.cfg.Image.MaxSizeMB) << 20, Log: s.cfg.Log}); err != nil {
+		return p, closeAll, err
+	}
+	p.Images, p.Uploads = hostImages{s.images}, images{s.images}
+	if err := s.openNet(ctx); err != nil {
+		return p, closeAll, err
+	}
+	closers = append(closers, s.net.Close)
+	if s.cfg.Host.Engine == "fake" {
+		if p.Net, err = newFakeNet(s.cfg.Host.FakeBackend); err != nil {
+			return p, closeAll, err
+		}
+	}
+	k, err := s.openEngine(ctx)
+	if err != nil {
+		return p, closeAll, err
+	}
+	p.Engine = s.engine
+	if c, ok := s.engine.(io.Closer); ok {
+		closers = append(closers, c.Close)
+	}
+	hostDir, err := s.dir.Sub("host")
+	if err != nil {
+		return p, closeAll, err
+	}
+	memory, err := memoryMB()
+	if err != nil {
+		return p, closeAll, err
+	}
+	groups, err := openCgroups(s.dir.Node(), s.cfg.Log)
+	if err != nil {
+		return p, closeAll, err
+	}
+	p.Cgroups, p.Proxy = groups, s.reachProxy(groups)
+	p.Host = host.Config{
+		Dir: hostDir, Kernel: k, MemoryMB: memory, ReserveMB: s.cfg.Host.MemoryReserve, Cores: groups.cores(),
+		AllowMixed: s.cfg.Host.AllowMixed, ScratchMB: s.cfg.Host.ScratchMB, Crash: s.cfg.Crash,
+	}
+	return p, closeAll, nil
+}
+
+func openSession(ctx context.Context, link io.ReadWriteCloser) (host.Session, error) {
+	return guest.Open(ctx, link)
+}
+
+func (s *server) openNet(ctx context.Context) (err error) {
+	s.net, err = hostnet.New(hostnet.Config{
+		Node: s.dir.Node(), File: s.dir.Path("net.json"), Pool4: s.cfg.Host.Private4,
+		Apps: []netip.Prefix{s.cfg.Edge.Pool4, s.cfg.Edge.Pool6}, Log: s.cfg.Log,
+	})
+	if err != nil {
+		return err
+	}
+	return s.net.Setup(ctx)
+}
+
+// openEngine picks the engine by what is configured and found, and loads the kernel its machines boot.
+func (s *server) openEngine(ctx context.Context) (host.Kernel, error) {
+	if s.cfg.Host.Engine == "fake" {
+		s.engine = newFakeEngine()
+		return host.Kernel{Sum: "fake"}, nil
+	}
+	k, err := kernel.Load(s.cfg.Host.KernelDir)
+	if err != nil {
+		return host.Kernel{}, err
+	}
+	vmDir, err := s.dir.Sub("vm")
+	if err != nil {
+		return host.Kernel{}, err
+	}
+	shm := shmDir(s.cfg.Host.ShmDir, s.dir.Node())
+	if err := os.MkdirAll(shm, 0o700); err != nil {
+		return host.Kernel{}, fmt.Errorf("directory of machines' memory: %w", err)
+	}
+	e, err := qemu.New(qemu.Config{Dir: vmDir, ShmDir: shm, Kernel: k.Vmlinux, Initrd: k.Initrd, KernelSum: k.Sum, Log: s.cfg.Log})
+	if err != nil {
+		return host.Kernel{}, err
+	}
+	s.engine = e
+	caps, err := e.Probe(ctx)
+	if err != nil {
+		return host.Kernel{}, volant.Errorf(volant.ErrPrecondition, "no engine can run microVMs here: %v", err).WithRemedy("see `volant doctor`")
+	}
+	s.cfg.Log.Info("engine picked", "engine", e.Name(), "accel", caps.Accel, "why", caps.Why)
+	return host.Kernel{Vmlinux: k.Vmlinux, Initrd: k.Initrd, Sum: k.Sum}, nil
+}
+
+// taps is the machine network as the host asks for it.
+type taps struct{ s *server }
+
+func (t taps) Attach(ctx context.Context, id volant.MachineID, org volant.OrgID) (host.Link, error) {
+	l, err := t.s.net.Attach(ctx, id, org)
+	if err != nil {
+		return host.Link{}, err
+	}
+	n := guest.Net{Addr: netip.PrefixFrom(l.Addr, 32), Gateway: l.Gateway, Gateway6: l.Gateway6, MTU: l.MTU, DNS: l.DNS}
+	if l.Addr6.IsValid() {
+		n.Addr6 = netip.PrefixFrom(l.Addr6, 128)
+	}
+	return host.Link{Tap: l.Tap, MAC: l.MAC, Net: n}, nil
+}
+
+func (t taps) Detach(ctx context.Context, id volant.MachineID) error { return t.s.net.Detach(ctx, id) }
+
+func (t taps) Sweep(ctx context.Context, keep func(volant.MachineID) bool) ([]string, error) {
+	return t.s.net.Sweep(ctx, keep)
+}
+
+// addresses gives out addresses of the edge's pools.
+type addresses struct{ cfg EdgeConfig }
+
+func (a addresses) Next(kind string, used []string) (string, error) {
+	pool := a.cfg.Pool4
+	if kind == "v6" {
+		pool = a.cfg.Pool6
+	}
+	taken := map[string]bool{}
+	for _, u := range used {
+		taken[u] = true
+	}
+	ip, err := addrpool.Next(pool, func(ip netip.Addr) bool { return taken[ip.String()] })
+	return ip.String(), err
+}
+
+// memoryMB is the server's memory.
+func memoryMB() (int, error) {
+	b, err := os.ReadFile("/proc/meminfo")
+	if err != nil {
+		return 0, err
+	}
+	var kb int
+	if _, err := fmt.Sscanf(string(b), "MemTotal: %d kB", &kb); err != nil {
+		return 0, fmt.Errorf("/proc/meminfo: %w", err)
+	}
+	return kb / 1024, nil
+}

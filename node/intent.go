@@ -1,0 +1,144 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"time"
+
+	volant "github.com/volant-edge/volant"
+	"github.com/volant-edge/volant/datadir"
+	"github.com/volant-edge/volant/store"
+	"github.com/volant-edge/volant/store/etcd"
+	"github.com/volant-edge/volant/store/local"
+)
+
+// intent is the store of this node, be it up or down, and the copy that all reading is done from.
+type intent struct {
+	store store.Store
+	copy  *local.Copy
+	etcd  *etcd.Store // nil when it could not be opened
+}
+
+// openIntent opens the copy and the store. A store that cannot be opened leaves a node which serves
+// from its copy; only without a copy too that is an error.
+func openIntent(ctx context.Context, dir *datadir.Dir, log *slog.Logger) (*intent, error) {
+	in := &intent{}
+	copyDir, err := dir.Sub("intent")
+	if err != nil {
+		return nil, err
+	}
+	etcdDir, err := dir.Sub("etcd")
+	if err != nil {
+		return nil, err
+	}
+	cfg := local.Config{Path: copyDir + "/copy.db", Log: log}
+	var floor store.Revision
+	in.copy, err = local.Open(cfg)
+	damaged := errors.Is(err, local.ErrDamaged)
+	if err != nil && !damaged {
+		return nil, err
+	}
+	if !damaged {
+		floor = in.copy.Revision()
+	}
+	opening, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	in.etcd, err = etcd.Open(opening, etcd.Config{Dir: etcdDir, Floor: floor, Log: log})
+	switch {
+	case err == nil:
+		in.store = in.etcd
+	case damaged || floor.IsZero():
+		return nil, fmt.Errorf("neither the store nor its copy can be opened: %w", err)
+	default:
+		log.Error("the store is down: serving from this node's copy", "err", err)
+		in.store = down{volant.Errorf(volant.ErrUnavailable, "the store of the intent is down: %v", err).
+			WithRemedy("stop the server and run `volant control restore`, which seeds a new one from this node's copy")}
+		return in, nil
+	}
+	if damaged {
+		if in.copy, err = local.Rebuild(ctx, cfg, in.store); err != nil {
+			return nil, errors.Join(err, in.etcd.Close())
+		}
+		log.Warn("the copy of the intent was damaged and made anew from the store")
+	}
+	return in, nil
+}
+
+func (in *intent) run(ctx context.Context) error {
+	if in.etcd == nil {
+		<-ctx.Done()
+		return nil
+	}
+	return in.copy.Run(ctx, in.store)
+}
+
+func (in *intent) close() error {
+	var errs []error
+	if in.etcd != nil {
+		errs = append(errs, in.etcd.Close())
+	}
+	return errors.Join(append(errs, in.copy.Close())...)
+}
+
+// down is a store that does not answer, and says why.
+type down struct{ err error }
+
+func (d down) Get(context.Context, string) (store.Entry, error) { return store.Entry{}, d.err }
+func (d down) List(context.Context, string) ([]store.Entry, store.Revision, error) {
+	return nil, store.Revision{}, d.err
+}
+func (d down) Watch(context.Context, string, store.Revision, func(store.Batch) error) error {
+	return d.err
+}
+func (d down) Commit(context.Context, ...store.Op) (store.Revision, error) {
+	return store.Revision{}, d.err
+}
+func (d down) Grant(context.Context, time.Duration) (store.LeaseID, error) { return 0, d.err }
+func (d down) Renew(context.Context, store.LeaseID) error                  { return d.err }
+func (d down) Revoke(context.Context, store.LeaseID) error                 { return d.err }
+
+// Restore seeds a new store from a copy of the intent, under the next cluster epoch. The old store is
+// set aside.
+func Restore(ctx context.Context, data, from string, skipDamaged bool) (string, error) {
+	dir, err := datadir.Open(data)
+	if err != nil {
+		return "", err
+	}
+	defer func() { _ = dir.Close() }() // only the lock
+	if from == "" {
+		from = dir.Path("intent", "copy.db")
+	}
+	if _, err := os.Stat(from); err != nil {
+		return "", volant.Errorf(volant.ErrNotFound, "there is no copy of the intent: %v", err).WithRemedy("name the copy of another node with --from")
+	}
+	etcdDir := dir.Path("etcd")
+	aside := ""
+	if _, err := os.Stat(etcdDir); err == nil {
+		aside = fmt.Sprintf("%s.old-%d", etcdDir, time.Now().Unix())
+		if err := os.Rename(etcdDir, aside); err != nil {
+			return "", fmt.Errorf("set the old store aside: %w", err)
+		}
+	}
+	if _, err := dir.Sub("etcd"); err != nil {
+		return "", err
+	}
+	st, err := etcd.Open(ctx, etcd.Config{Dir: etcdDir})
+	if err != nil {
+		return "", err
+	}
+	done, err := local.Restore(ctx, from, st, skipDamaged)
+	if err := errors.Join(err, st.Close()); err != nil {
+		return "", err
+	}
+	text := fmt.Sprintf("Restored %d records from revision %s as %s.", done.Records, done.From, done.To)
+	if aside != "" {
+		text += " The old store is at " + aside + "."
+	}
+	for _, key := range done.Damaged {
+		text += "\nLeft out, since it is damaged: " + key
+	}
+	return text, nil
+}

@@ -1,0 +1,47 @@
+package node
+
+import (
+	"context"
+
+	volant "github.com/volant-edge/volant"
+	"github.com/volant-edge/volant/guest"
+	"github.com/volant-edge/volant/host"
+)
+
+// machines is the fleet as the API asks for it.
+type machines struct{ f *fleet }
+
+func (m machines) Wake(ctx context.Context, id volant.MachineID, reason string) error {
+	return m.f.wake(ctx, id, reason)
+}
+
+func (m machines) Sleep(ctx context.Context, id volant.MachineID, how, by string) error {
+	return m.f.host.Sleep(ctx, id, host.Sleep{How: how, Force: true, By: by})
+}
+
+func (m machines) Restart(ctx context.Context, id volant.MachineID, by string) error {
+	return m.f.host.Restart(ctx, id, by)
+}
+
+func (m machines) Signal(ctx context.Context, id volant.MachineID, sig int) error {
+	return m.f.host.Signal(ctx, id, sig)
+}
+
+func (m machines) Exec(ctx context.Context, id volant.MachineID, e guest.Exec) (guest.Exit, error) {
+	return m.f.host.Exec(ctx, id, e)
+}
+
+func (m machines) Logs(ctx context.Context, id volant.MachineID, tail int, follow bool, fn func(guest.LogLine) error) error {
+	return m.f.host.Logs(ctx, id, tail, follow, func(l host.LogLine) error {
+		return fn(guest.LogLine{Seq: l.Seq, Time: l.Time, Source: l.Source, Text: l.Text})
+	})
+}
+
+// Place reserves room for a machine made by hand.
+func (m machines) Place(ctx context.Context, rec *volant.Machine) (volant.NodeID, error) {
+	if rec.Region != m.f.region {
+		return "", volant.Errorf(volant.ErrNoCapacity, "region %q has no server", rec.Region).WithRemedy("use %q", m.f.region)
+	}
+	err := m.f.host.Reserve(ctx, host.Reservation{ID: volant.MachineID(rec.ID), App: rec.App, Org: rec.Org, Guest: rec.Config.Guest})
+	return m.f.node, err
+}

@@ -1,0 +1,175 @@
+package node
+
+import (
+	"context"
+	"log/slog"
+	"net"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	volant "github.com/volant-edge/volant"
+	"github.com/volant-edge/volant/api"
+	"github.com/volant-edge/volant/catalog"
+	"github.com/volant-edge/volant/control"
+	"github.com/volant-edge/volant/deploy"
+	"github.com/volant-edge/volant/host"
+	"github.com/volant-edge/volant/internal/perapp"
+	"github.com/volant-edge/volant/microvm"
+	"github.com/volant-edge/volant/scale"
+	"github.com/volant-edge/volant/store"
+	"github.com/volant-edge/volant/why"
+)
+
+// Parts are what a Platform is made of: a server's are real, a test's may be fakes.
+type Parts struct {
+	Node    volant.NodeID
+	Region  volant.Region
+	Name    string
+	Version string
+	Epoch   uint64 // grows with each start
+	Token   string // the root token
+
+	Store store.Store
+	Copy  store.Reader // what is read: the local copy of the store
+	Down  bool         // the store is down; start without writing
+	// Known is what the copy holds at the start.
+	Known store.Revision
+
+	Engine  microvm.Engine
+	Host    host.Config
+	Images  host.Images
+	Net     host.Net
+	Cgroups host.Cgroups
+
+	Uploads   control.Images
+	Addresses control.Addresses
+	Proxy     func(ctx context.Context) (Link, func(), error) // finds or starts a proxy
+	Reasons   Reasons
+	// Dial connects for checks; the kernel's TCP if nil.
+	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
+	Log  *slog.Logger // nil discards
+}
+
+// Reasons keeps the reasons of decisions.
+type Reasons interface {
+	why.Log
+	Query(q why.Query) ([]why.Record, error)
+}
+
+// Platform is the rooms of one node, joined.
+type Platform struct {
+	Parts
+	start   time.Time
+	cat     *catalog.Catalog
+	host    *host.Host
+	fleet   *fleet
+	traffic traffic
+	edge    *edge
+	scaler  *scale.Scaler
+	deploys *deploy.Deployer
+	holder  *perapp.Holder
+	terms   *store.Terms
+	api     *control.Server
+	ready   chan struct{}
+}
+
+// NewPlatform builds the rooms and joins them; nothing runs before Run.
+func NewPlatform(parts Parts) (*Platform, error) {
+	p := &Platform{Parts: parts, start: time.Now(), ready: make(chan struct{})}
+	if p.Log == nil {
+		p.Log = slog.New(slog.DiscardHandler)
+	}
+	p.cat = catalog.New(catalog.Config{Log: p.Log})
+	p.edge = newEdge(p.Proxy, p.heard(), p.proxyLost, p.Log)
+	p.Host.Node, p.Host.Region, p.Host.Epoch = p.Node, p.Region, p.Epoch
+	var err error
+	p.host, err = host.New(p.Host, host.Deps{
+		Engine: p.Engine, Images: p.Images, Net: p.Net, Cgroups: p.Cgroups, Seal: p.edge,
+		Publish: p.cat.SetHave, Why: p.Reasons, Log: p.Log, Open: openSession, AppName: p.appName, Dial: p.Dial,
+	})
+	if err != nil {
+		return nil, err
+	}
+	p.fleet = &fleet{node: p.Node, region: p.Region, store: p.Store, cat: p.cat, host: p.host, why: p.Reasons}
+	p.scaler = scale.New(p.fleet, scale.Config{Why: p.Reasons, Log: p.Log})
+	p.deploys = deploy.New(&deployFleet{p.fleet}, deploy.Config{Why: p.Reasons, Log: p.Log})
+	p.terms = store.NewTerms(p.Store, store.TermConfig{Owner: string(p.Node), Log: p.Log})
+	p.holder = perapp.NewHolder(appTerms{p.terms}, p.Log, p.scaler, p.deploys)
+	p.api = control.New(control.Deps{
+		Store: p.Store, Catalog: p.cat, Machines: machines{p.fleet}, Images: p.Uploads,
+		Reasons: reasons{p.Reasons, p.edge.query}, Traffic: &p.traffic, Addresses: p.Addresses,
+		Nodes: p.nodes, Region: p.Region, Log: p.Log,
+	})
+	return p, nil
+}
+
+// Run runs the rooms until ctx ends. Proxy and machines go on then.
+func (p *Platform) Run(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return named("catalog", p.cat.Run(ctx, p.Copy)) })
+	g.Go(func() error { return named("host", p.host.Run(ctx)) })
+	g.Go(func() error {
+		if err := p.bootstrap(ctx); err != nil {
+			return named("bootstrap", err)
+		}
+		close(p.ready)
+		g.Go(func() error { return named("edge", p.edge.run(ctx)) })
+		g.Go(func() error { return named("publish", p.publish(ctx)) })
+		g.Go(func() error { return named("terms", p.terms.Run(ctx)) })
+		g.Go(func() error { return named("scale", p.holder.Run(ctx)) })
+		return named("reap", p.reap(ctx))
+	})
+	return g.Wait()
+}
+
+// Ready returns when the platform knows the intent and answers.
+func (p *Platform) Ready(ctx context.Context) error {
+	select {
+	case <-p.ready:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// API is the HTTP API.
+func (p *Platform) API() *control.Server { return p.api }
+
+// Catalog is the platform's picture.
+func (p *Platform) Catalog() *catalog.Catalog { return p.cat }
+
+func (p *Platform) appName(id volant.AppID) string {
+	if a, ok := p.cat.Snapshot().App(id); ok {
+		return a.Name
+	}
+	return ""
+}
+
+// nodes is this server as its operator sees it.
+func (p *Platform) nodes() []api.Node {
+	room := p.host.Room()
+	n := api.Node{
+		ID: string(p.Node), Name: p.Name, Region: string(p.Region), Roles: []string{"edge", "host", "control"},
+		Version: p.Version, Engine: p.Engine.Name(), Memory: room.MemoryMB, MemoryFree: room.FreeMB,
+		Uptime: time.Since(p.start),
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	if caps, err := p.Engine.Probe(ctx); err != nil { // cached
+		n.EngineWhy = err.Error()
+	} else {
+		n.EngineWhy = caps.Why
+	}
+	for _, h := range p.host.Haves() {
+		if h.State == volant.StateDestroyed {
+			continue
+		}
+		n.Machines++
+		if h.State.Awake() {
+			n.Awake++
+		}
+	}
+	n.Proxy, n.ProxyPID = p.edge.status()
+	return []api.Node{n}
+}

@@ -1,0 +1,133 @@
+package node
+
+import (
+	"cmp"
+	"net/netip"
+	"slices"
+
+	volant "github.com/volant-edge/volant"
+	"github.com/volant-edge/volant/catalog"
+	"github.com/volant-edge/volant/proxy"
+)
+
+// tableOf is what the proxy must know of the catalog.
+func tableOf(snap *catalog.Snapshot, node volant.NodeID, region volant.Region) proxy.Table {
+	t := proxy.Table{Node: node, Region: region}
+	for _, a := range snap.Apps() {
+		if a.Tombstone {
+			continue
+		}
+		if app, ok := tableApp(snap, a); ok {
+			t.Apps = append(t.Apps, app)
+		}
+	}
+	slices.SortFunc(t.Apps, func(a, b proxy.App) int { return cmp.Compare(a.ID, b.ID) })
+	return t
+}
+
+// tableApp is one app of the table. One without a service or address is left out: nothing leads to it.
+func tableApp(snap *catalog.Snapshot, a *volant.App) (proxy.App, bool) {
+	tmpl, ok := template(snap, a)
+	if !ok || len(tmpl.cfg.Services) == 0 {
+		return proxy.App{}, false
+	}
+	s := a.Scale.WithDefaults()
+	app := proxy.App{
+		ID: a.App, Name: a.Name, Org: a.Org, NoWake: s.NoWake, CanGrow: !s.NoWake,
+		MaxQueue: s.MaxQueue, QueueTime: s.QueueTime, MaxPerPeer: s.MaxPerPeer,
+	}
+	var addrs []netip.Addr
+	for _, ad := range snap.Addresses(a.App) {
+		if ip, err := netip.ParseAddr(ad.IP); err == nil && !ad.Tombstone {
+			addrs = append(addrs, ip)
+		}
+	}
+	if len(addrs) == 0 {
+		return proxy.App{}, false
+	}
+	for i := range tmpl.cfg.Services {
+		app.Services = append(app.Services, tableService(&tmpl.cfg.Services[i], tmpl.cfg.Guest.WithDefaults().CPUs, addrs))
+	}
+	for _, m := range snap.Machines(a.App) {
+		if have, ok := snap.Have(volant.MachineID(m.ID)); ok {
+			tm := tableMachine(m, &have)
+			tm.Failing = append(tm.Failing, absent(app.Services, m)...)
+			app.Machines = append(app.Machines, tm)
+		}
+	}
+	return app, true
+}
+
+func tableService(s *volant.Service, cpus int, addrs []netip.Addr) proxy.Service {
+	out := proxy.Service{InternalPort: uint16(s.InternalPort), WakeOn: s.WakeOn} //nolint:gosec // checked when it was written
+	out.Soft, out.Hard = s.Limits(cpus)
+	for _, p := range s.Ports {
+		out.Handlers = p.Handlers
+		first, last := p.Range()
+		for n := first; n <= last; n++ {
+			for _, ip := range addrs {
+				out.Listen = append(out.Listen, netip.AddrPortFrom(ip, uint16(n))) //nolint:gosec // checked when it was written
+			}
+		}
+	}
+	return out
+}
+
+func tableMachine(m *volant.Machine, have *volant.Have) proxy.Machine {
+	out := proxy.Machine{
+		ID: volant.MachineID(m.ID), Seq: have.Seq, Phase: phaseOf(m, have), Addr: have.IP,
+		Cordoned: m.Cordoned, Draining: have.Draining, Cold: have.Cold,
+	}
+	out.Failing = failing(m, have)
+	return out
+}
+
+// failing are the internal ports of services with a check that does not pass.
+func failing(m *volant.Machine, have *volant.Have) []uint16 {
+	critical := map[string]bool{}
+	for _, c := range have.Checks {
+		critical[c.Name] = c.Status == volant.CheckCritical
+	}
+	var out []uint16
+	for i := range m.Config.Services {
+		s := &m.Config.Services[i]
+		for j := range s.Checks {
+			if critical[s.CheckName(i, j)] {
+				out = append(out, uint16(s.InternalPort)) //nolint:gosec // checked when it was written
+				break
+			}
+		}
+	}
+	return out
+}
+
+// absent are the internal ports of the app's services that a machine of an older release does not have.
+func absent(services []proxy.Service, m *volant.Machine) []uint16 {
+	var out []uint16
+	for _, s := range services {
+		if !slices.ContainsFunc(m.Config.Services, func(own volant.Service) bool { return own.InternalPort == int(s.InternalPort) }) {
+			out = append(out, s.InternalPort)
+		}
+	}
+	return out
+}
+
+// phaseOf says what a machine's state means to the proxy. A machine that a deploy has made and not yet
+// routed, or that is wished off, is not woken by connections.
+func phaseOf(m *volant.Machine, have *volant.Have) proxy.Phase {
+	switch {
+	case m.Run == volant.RunDestroyed || m.Tombstone:
+		return proxy.PhaseGone
+	case have.State == volant.StateStarted:
+		return proxy.PhaseServing
+	case have.State == volant.StateStarting:
+		return proxy.PhaseBooting
+	case m.Run == volant.RunOff:
+		return proxy.PhaseGone
+	case have.State == volant.StateSuspended:
+		return proxy.PhaseSuspended
+	case have.State == volant.StateStopped, have.State == volant.StateCreated:
+		return proxy.PhaseStopped
+	}
+	return proxy.PhaseGone
+}

@@ -1,0 +1,56 @@
+package node
+
+import (
+	"maps"
+	"sync"
+
+	volant "github.com/volant-edge/volant"
+	"github.com/volant-edge/volant/proxy"
+)
+
+// traffic keeps what the proxy last said of each app.
+type traffic struct {
+	mu    sync.Mutex // guards loads
+	loads map[volant.AppID]proxy.Load
+}
+
+// set takes a Load and returns the machines which held slots before and hold none or another number now.
+func (t *traffic) set(l proxy.Load) (changed map[volant.MachineID]int) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.loads == nil {
+		t.loads = map[volant.AppID]proxy.Load{}
+	}
+	changed = map[volant.MachineID]int{}
+	for id := range t.loads[l.App].Slots {
+		changed[id] = 0
+	}
+	maps.Copy(changed, l.Slots)
+	t.loads[l.App] = l
+	return changed
+}
+
+// forget drops everything, since the proxy that said it is gone.
+func (t *traffic) forget() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.loads = nil
+}
+
+// Slots are the slots that an app's machines hold.
+func (t *traffic) Slots(app volant.AppID) map[volant.MachineID]int {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return maps.Clone(t.loads[app].Slots)
+}
+
+// Waiting is the number of an app's connections that wait for a slot.
+func (t *traffic) Waiting(app volant.AppID) int {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	n := 0
+	for _, w := range t.loads[app].Waiting {
+		n += w
+	}
+	return n
+}

@@ -1,0 +1,379 @@
+// Package volanttest is a platform in one test process: the real rooms, joined as a server joins them, on a
+// store, a network and an engine in memory. It runs inside a testing/synctest bubble, so that minutes of
+// scaling take milliseconds.
+//
+// # Not here
+//
+// A real server as a process: package volanttest/live. What a test needs of its machine: volanttest/need.
+package volanttest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/netip"
+	"os"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	volant "github.com/volant-edge/volant"
+	"github.com/volant-edge/volant/api"
+	"github.com/volant-edge/volant/client"
+	"github.com/volant-edge/volant/guest"
+	"github.com/volant-edge/volant/host"
+	"github.com/volant-edge/volant/microvm/fake"
+	"github.com/volant-edge/volant/node"
+	"github.com/volant-edge/volant/proxy"
+	"github.com/volant-edge/volant/store/storetest"
+	"github.com/volant-edge/volant/volanttest/memnet"
+	"github.com/volant-edge/volant/why"
+)
+
+// Image is the digest of the image every deploy may name.
+const Image volant.Digest = "sha256:" + "5feceb66ffc86f38d952786c6d696c79c2dbc239dd4e91b46729d73a27fb57e9"
+
+// Broken is the digest of an image whose program ends with code 1.
+const Broken volant.Digest = "sha256:" + "6b86b273ff34fce19d6b804eff5a3f5747ada4eaa22f1d49c01e52ddb7875b4b"
+
+// Port is the internal port that the apps in machines listen on.
+const Port = 8080
+
+// Platform is one node in memory. Server restarts keep Store, Engine's world, network and proxy.
+type Platform struct {
+	t     testing.TB
+	Store *storetest.Memory
+	Net   *memnet.Network
+	World *fake.World
+	Proxy *proxy.Proxy
+	API   *client.Client
+	Node  *node.Platform // of the server that runs now
+	Why   *why.Ring
+
+	dir    string
+	epoch  uint64
+	cancel context.CancelFunc
+	done   chan error
+	links  links
+
+	mu     sync.Mutex // guards guests
+	guests map[string]*Guest
+}
+
+// New starts a platform. It must be called in a synctest bubble, and Close before the bubble ends.
+func New(t testing.TB) *Platform {
+	t.Helper()
+	p := &Platform{
+		t: t, Store: storetest.New(), Net: &memnet.Network{}, World: fake.NewWorld(), Why: why.NewRing(4096),
+		dir: t.TempDir(), guests: map[string]*Guest{}, links: links{m: map[volant.MachineID]netip.Addr{}},
+	}
+	var err error
+	if p.Proxy, err = proxy.New(proxy.Config{Listen: p.Net.Listen, Dial: p.Net.Dial}); err != nil {
+		t.Fatal(err)
+	}
+	p.Start()
+	return p
+}
+
+// Start runs a server on what there is.
+func (p *Platform) Start() {
+	p.t.Helper()
+	p.epoch++
+	const token = "root-token-of-the-test-platform-0123456789"
+	parts := node.Parts{
+		Node: "0a0b0c0d", Region: "local", Name: "test", Epoch: p.epoch, Token: token,
+		Store: p.Store, Copy: p.Store, Reasons: ring{p.Why},
+		Engine: fake.New(fake.Config{World: p.World, App: p.app, Latency: fake.Latency{
+			Create: 50 * time.Millisecond, Boot: time.Second, Restore: 20 * time.Millisecond, Snapshot: 10 * time.Millisecond,
+		}}),
+		Host: host.Config{
+			Dir: p.dir, MemoryMB: 64 << 10, HostBoot: "boot-1",
+			Kernel: host.Kernel{Vmlinux: "vmlinux", Initrd: "initrd", Sum: "k1"},
+		},
+		Dial: func(ctx context.Context, _, addr string) (net.Conn, error) {
+			return p.Net.Dial(ctx, netip.MustParseAddrPort(addr))
+		},
+		Images: images{}, Uploads: images{}, Net: &p.links, Cgroups: cgroups{}, Addresses: pool{},
+		Proxy: func(context.Context) (node.Link, func(), error) { return p.Proxy, func() {}, nil },
+	}
+	if testing.Verbose() {
+		parts.Log = slog.New(slog.NewTextHandler(writer{p.t}, nil))
+	}
+	var err error
+	if p.Node, err = node.NewPlatform(parts); err != nil {
+		p.t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	p.cancel, p.done = cancel, make(chan error, 2)
+	go func() { p.done <- p.Node.Run(ctx) }()
+	go func() { p.done <- p.runProxy(ctx) }()
+	if err := p.Node.Ready(ctx); err != nil {
+		p.t.Fatal(err)
+	}
+	p.API = client.NewTransport("http://test", token, transport{p.Node.API()})
+	synctest.Wait()
+}
+
+// runProxy runs the proxy for as long as one server; only Close ends it in earnest.
+func (p *Platform) runProxy(ctx context.Context) error {
+	if p.epoch > 1 {
+		return nil // it runs since the first start
+	}
+	go func() { _ = p.Proxy.Run(p.t.Context()) }() // Close has ended all connections
+	return nil
+}
+
+// Stop ends the server as it is: proxy and machines go on.
+func (p *Platform) Stop() {
+	p.t.Helper()
+	p.cancel()
+	for range 2 {
+		if err := <-p.done; err != nil {
+			p.t.Errorf("server: %v", err)
+		}
+	}
+}
+
+// Close ends everything.
+func (p *Platform) Close() {
+	p.t.Helper()
+	p.Stop()
+	p.World.Close()
+}
+
+// Deploy makes the app if it is missing, deploys to it and returns its address and the release once that
+// is complete or failed.
+func (p *Platform) Deploy(app string, image volant.Digest, change ...func(*api.CreateRelease)) (netip.AddrPort, api.Release) {
+	p.t.Helper()
+	ctx := context.Background()
+	if _, err := p.API.App(ctx, app); errors.Is(err, volant.ErrNotFound) {
+		if _, err := p.API.CreateApp(ctx, app, ""); err != nil {
+			p.t.Fatal(err)
+		}
+	}
+	req := api.CreateRelease{Image: string(image), Config: volant.MachineConfig{
+		Services: []volant.Service{{Protocol: "tcp", InternalPort: Port, Ports: []volant.Port{{Port: 80}}}},
+	}}
+	for _, f := range change {
+		f(&req)
+	}
+	r, err := p.API.CreateRelease(ctx, app, req)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	for r.Status == "pending" || r.Status == "running" {
+		time.Sleep(100 * time.Millisecond)
+		if r, err = p.API.Release(ctx, app, r.Version); err != nil {
+			p.t.Fatal(err)
+		}
+	}
+	if len(r.Addresses) == 0 {
+		return netip.AddrPort{}, r
+	}
+	return netip.AddrPortFrom(netip.MustParseAddr(r.Addresses[0]), 80), r
+}
+
+// Connect opens a connection and sees it answered by a machine.
+func (p *Platform) Connect(addr netip.AddrPort) (net.Conn, error) {
+	c, err := p.Net.Dial(context.Background(), addr)
+	if err != nil {
+		return nil, err
+	}
+	if err := Echo(c); err != nil {
+		return nil, errors.Join(err, c.Close())
+	}
+	return c, nil
+}
+
+// Echo sends a word over the connection and sees it come back.
+func Echo(c net.Conn) error {
+	if _, err := io.WriteString(c, "ping"); err != nil {
+		return err
+	}
+	b := make([]byte, 4)
+	if _, err := io.ReadFull(c, b); err != nil {
+		return err
+	}
+	if string(b) != "ping" {
+		return fmt.Errorf("echo of ping is %q", b)
+	}
+	return nil
+}
+
+// States counts an app's machines by state.
+func (p *Platform) States(app string) map[string]int {
+	p.t.Helper()
+	ms, err := p.API.Machines(context.Background(), app)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	out := map[string]int{}
+	for _, m := range ms {
+		out[m.State]++
+	}
+	return out
+}
+
+// Guests are all apps that ever ran, by machine.
+func (p *Platform) Guests() map[string]*Guest {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	out := map[string]*Guest{}
+	for id, g := range p.guests {
+		out[id] = g
+	}
+	return out
+}
+
+// Guest is an app in a machine: it echoes, and keeps its own count of connections, which no limit of the
+// platform knows of.
+type Guest struct {
+	mu               sync.Mutex // guards the fields
+	Open, Max, Total int
+}
+
+func (g *Guest) add(n int) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.Open += n
+	g.Max = max(g.Max, g.Open)
+	if n > 0 {
+		g.Total += n
+	}
+}
+
+// Counts returns the connections that are open, the most at once, and all.
+func (g *Guest) Counts() (open, most, total int) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.Open, g.Max, g.Total
+}
+
+// app is the program in every guest.
+func (p *Platform) app(ctx context.Context, fg *fake.Guest) guest.Exit {
+	if fg.Config().Args[0] == "broken" {
+		return guest.Exit{Code: 1}
+	}
+	p.mu.Lock()
+	g := p.guests[fg.VM()]
+	if g == nil {
+		g = &Guest{}
+		p.guests[fg.VM()] = g
+	}
+	p.mu.Unlock()
+	l, err := p.Net.Listen(ctx, netip.AddrPortFrom(fg.Config().Net.Addr.Addr(), Port))
+	if err != nil {
+		fg.Log("stderr", err.Error())
+		return guest.Exit{Code: 2}
+	}
+	defer context.AfterFunc(ctx, func() { _ = l.Close() })()
+	for {
+		c, err := l.Accept()
+		if err != nil {
+			return guest.Exit{Signal: 2}
+		}
+		g.add(1)
+		go func() {
+			_, _ = io.Copy(c, c) // ends with the connection
+			g.add(-1)
+			_ = c.Close()
+		}()
+	}
+}
+
+type writer struct{ t testing.TB }
+
+func (w writer) Write(b []byte) (int, error) {
+	w.t.Log(strings.TrimSpace(string(b)))
+	return len(b), nil
+}
+
+// transport calls a handler in place of the network.
+type transport struct{ h http.Handler }
+
+func (t transport) RoundTrip(r *http.Request) (*http.Response, error) {
+	rec := httptest.NewRecorder()
+	if r.Body == nil {
+		r.Body = http.NoBody
+	}
+	t.h.ServeHTTP(rec, r)
+	return rec.Result(), nil
+}
+
+// ring is the memory ring as a platform asks for reasons.
+type ring struct{ *why.Ring }
+
+func (r ring) Query(q why.Query) ([]why.Record, error) { return r.Ring.Query(q), nil }
+
+type images struct{}
+
+func (images) Has(d volant.Digest) bool { return d == Image || d == Broken }
+
+func (images) Put(context.Context, volant.Digest, io.Reader) error { return nil }
+
+func (images) Prepare(context.Context, volant.Digest, func(string, int64, int64)) error { return nil }
+
+func (images) Rootfs(_ context.Context, d volant.Digest) (host.Rootfs, error) {
+	arg := "serve"
+	if d == Broken {
+		arg = "broken"
+	}
+	return host.Rootfs{Path: "/dev/null", Type: "erofs", Entrypoint: []string{arg}}, nil
+}
+
+func (images) Scratch(_ context.Context, path string, _ int) error {
+	return os.WriteFile(path, []byte("scratch"), 0o600)
+}
+
+// links gives each machine an address.
+type links struct {
+	mu sync.Mutex // guards m
+	m  map[volant.MachineID]netip.Addr
+	n  int
+}
+
+func (l *links) Attach(_ context.Context, id volant.MachineID, _ volant.OrgID) (host.Link, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	ip, ok := l.m[id]
+	if !ok {
+		l.n++
+		ip = netip.AddrFrom4([4]byte{172, 27, byte(l.n >> 8), byte(l.n)})
+		l.m[id] = ip
+	}
+	return host.Link{Tap: "tap", MAC: net.HardwareAddr{0x52, 0x54, 0, 0x77, 1, 2}, Net: guest.Net{Addr: netip.PrefixFrom(ip, 32)}}, nil
+}
+
+func (l *links) Detach(context.Context, volant.MachineID) error { return nil }
+
+func (l *links) Sweep(context.Context, func(volant.MachineID) bool) ([]string, error) {
+	return nil, nil
+}
+
+type cgroups struct{}
+
+func (cgroups) Add(context.Context, volant.MachineID, int) error           { return nil }
+func (cgroups) Limit(context.Context, volant.MachineID, host.Limits) error { return nil }
+func (cgroups) Pin(int, int) error                                         { return nil }
+func (cgroups) Remove(context.Context, volant.MachineID) error             { return nil }
+func (cgroups) Sweep(context.Context, func(volant.MachineID) bool) ([]string, error) {
+	return nil, nil
+}
+
+// pool gives out addresses.
+type pool struct{}
+
+func (pool) Next(kind string, used []string) (string, error) {
+	format := "127.77.0.%d"
+	if kind == "v6" {
+		format = "fd77::%d"
+	}
+	return fmt.Sprintf(format, len(used)+1), nil
+}
