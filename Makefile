@@ -3,20 +3,22 @@
 GO ?= go
 export CGO_ENABLED = 0
 BUILD := build
-IMAGES := nginx redis sshd mosquitto testserver
+export VOLANT_BUILD = $(CURDIR)/$(BUILD)
+IMAGES := $(patsubst %,$(BUILD)/images/%.tar,nginx redis sshd mosquitto testserver)
+KERNEL := $(BUILD)/kernel/kernel.json
 
 .DEFAULT_GOAL := build
-.PHONY: build demo test bench lint race fuzz map clean
+.PHONY: build demo test bench lint race fuzz clean
 
 # The guest's PID 1: static, small, embedded in the volant binary.
 guest/initbin/bin/volant-init: $(shell find guest kernel -name '*.go' -not -name '*_test.go') go.mod go.sum
-	$(GO) build -ldflags '-s -w' -o $@ ./guest/cmd/init
+	$(GO) build -trimpath -ldflags '-s -w' -o $@ ./guest/cmd/init
 
 build: guest/initbin/bin/volant-init
 	$(GO) build -o $(BUILD)/volant ./cmd/volant
 
 # The guests' kernel out of Debian's package: unpacked here, never installed.
-$(BUILD)/kernel/kernel.json: | build
+$(KERNEL): | build
 	$(BUILD)/volant setup kernel --dir $(BUILD)/kernel
 
 # OCI images of real software out of Debian packages.
@@ -26,5 +28,24 @@ $(BUILD)/images/%.tar:
 
 demo:
 	@scripts/deps demo
-	@$(MAKE) --no-print-directory build $(BUILD)/kernel/kernel.json $(BUILD)/images/nginx.tar
+	@$(MAKE) --no-print-directory build $(KERNEL) $(BUILD)/images/nginx.tar
 	$(GO) run ./demo
+
+# Everything, in two passes: what needs nothing, then real microVMs and namespaces, one package at a time.
+# VOLANT_REQUIRE makes a test which lacks its needs fail instead of skip.
+test:
+	@scripts/deps test
+	@$(MAKE) --no-print-directory build $(KERNEL) $(IMAGES)
+	$(GO) vet ./...
+	scripts/gotest -short ./...
+	VOLANT_REQUIRE=root,machine,lab scripts/gotest -p 1 -count 1 -timeout 20m $$(scripts/needy)
+
+bench:
+	@scripts/deps bench
+	@$(MAKE) --no-print-directory build $(KERNEL) $(IMAGES)
+	$(GO) run ./bench $(if $(BENCH),-run $(BENCH))
+
+race: ; CGO_ENABLED=1 $(GO) test -race -short ./...
+lint: ; $(GO) run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.12.2 run ./...
+fuzz: ; $(GO) test ./$(P) -fuzz . -fuzztime 1m # make fuzz P=guest
+clean: ; rm -rf $(BUILD) guest/initbin/bin/volant-init

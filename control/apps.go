@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"net/http"
+	"net/netip"
 	"slices"
 	"time"
 
@@ -56,7 +57,11 @@ func addresses(snap *catalog.Snapshot, app volant.AppID) []string {
 			out = append(out, a.IP)
 		}
 	}
-	slices.SortFunc(out, func(a, b string) int { return cmp.Or(cmp.Compare(len(a), len(b)), cmp.Compare(a, b)) })
+	slices.SortFunc(out, func(a, b string) int { // IPv4 first
+		x, _ := netip.ParseAddr(a) // what does not parse comes first
+		y, _ := netip.ParseAddr(b)
+		return x.Compare(y)
+	})
 	return out
 }
 

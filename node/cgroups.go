@@ -3,24 +3,46 @@ package node
 import (
 	"context"
 	"log/slog"
+	"os"
 
 	volant "github.com/volant-edge/volant"
+	"github.com/volant-edge/volant/cgroup"
 	"github.com/volant-edge/volant/host"
 )
 
-type cgroups struct{}
-
-func openCgroups(volant.NodeID, *slog.Logger) (*cgroups, error) { return &cgroups{}, nil }
-
-func (*cgroups) cores() [][]int       { return nil }
-func (*cgroups) placeProxy(int) error { return nil }
-
-func (*cgroups) Add(context.Context, volant.MachineID, int) error           { return nil }
-func (*cgroups) Limit(context.Context, volant.MachineID, host.Limits) error { return nil }
-func (*cgroups) Pin(int, int) error                                         { return nil }
-func (*cgroups) Remove(context.Context, volant.MachineID) error             { return nil }
-func (*cgroups) Sweep(context.Context, func(volant.MachineID) bool) ([]string, error) {
-	return nil, nil
+// cgroups is the node's cgroups as the host and the edge ask for them.
+type cgroups struct {
+	*cgroup.Groups
+	log *slog.Logger
 }
 
-func (*cgroups) cleanup(context.Context) ([]string, error) { return nil, nil }
+func openCgroups(node volant.NodeID, log *slog.Logger) (*cgroups, error) {
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
+	g, err := cgroup.New(node, log)
+	if err != nil {
+		return nil, err
+	}
+	return &cgroups{g, log}, nil
+}
+
+// Limit is host's.
+func (c *cgroups) Limit(ctx context.Context, id volant.MachineID, l host.Limits) error {
+	return c.Groups.Limit(ctx, id, cgroup.Limits{Weight: l.Weight, Quota: l.Quota, Burst: l.Burst, Period: l.Period, CPUs: l.CPUs})
+}
+
+// cores are the logical CPUs of each physical core; none where the kernel does not tell.
+func (c *cgroups) cores() [][]int {
+	cores, err := cgroup.Cores(os.DirFS("/sys/devices/system/cpu"))
+	if err != nil {
+		c.log.Warn("CPUs are not counted", "err", err)
+		return nil
+	}
+	return cores
+}
+
+// placeProxy puts the proxy into a group of its own, so that what ends the server's does not end it.
+func (c *cgroups) placeProxy(pid int) error {
+	return c.Place(context.Background(), "proxy", pid)
+}

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	volant "github.com/volant-edge/volant"
+	"github.com/volant-edge/volant/cgroup"
 	"github.com/volant-edge/volant/datadir"
 	"github.com/volant-edge/volant/hostnet"
 	"github.com/volant-edge/volant/microvm/qemu"
@@ -37,11 +38,8 @@ func Cleanup(ctx context.Context, data, id string) (done []string, err error) {
 	removed, err := hostnet.Cleanup(ctx, node)
 	done = append(done, removed...)
 	errs := []error{err}
-	groups, err := openCgroups(node, nil)
-	if err == nil {
-		removed, err = groups.cleanup(ctx)
-		done = append(done, removed...)
-	}
+	removed, err = cgroup.Cleanup(ctx, node)
+	done = append(done, removed...)
 	errs = append(errs, err)
 	shm := shmDir("/dev/shm", node)
 	if _, err := os.Stat(shm); err == nil {

@@ -31,7 +31,7 @@ func (s *server) parts(ctx context.Context) (Parts, func() error, error) {
 	p := Parts{
 		Node: s.dir.Node(), Region: s.cfg.Region, Name: s.name(), Version: s.cfg.Version, Epoch: s.epoch,
 		Store: s.intent.store, Copy: s.intent.copy, Down: s.intent.etcd == nil, Known: s.intent.copy.Revision(),
-		Net: taps{s}, Addresses: addresses{s.cfg.Edge}, Reasons: s.why, Log: s.cfg.Log,
+		Net: taps{s}, Local: s.localAddrs, Addresses: addresses{s.cfg.Edge}, Reasons: s.why, Log: s.cfg.Log,
 	}
 	var err error
 	if p.Token, err = s.rootToken(); err != nil {
@@ -80,6 +80,10 @@ func (s *server) parts(ctx context.Context) (Parts, func() error, error) {
 		AllowMixed: s.cfg.Host.AllowMixed, ScratchMB: s.cfg.Host.ScratchMB, Crash: s.cfg.Crash,
 	}
 	return p, closeAll, nil
+}
+
+func (s *server) localAddrs(ctx context.Context, addrs []netip.Addr) error {
+	return s.net.SetAddresses(ctx, addrs)
 }
 
 func openSession(ctx context.Context, link io.ReadWriteCloser) (host.Session, error) {

@@ -46,7 +46,7 @@ func openIntent(ctx context.Context, dir *datadir.Dir, log *slog.Logger) (*inten
 	}
 	opening, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
-	in.etcd, err = etcd.Open(opening, etcd.Config{Dir: etcdDir, Floor: floor, Log: log})
+	in.etcd, err = etcd.Open(opening, etcd.Config{Dir: etcdDir, Floor: floor, Log: quiet(log)})
 	switch {
 	case err == nil:
 		in.store = in.etcd
@@ -82,6 +82,19 @@ func (in *intent) close() error {
 	}
 	return errors.Join(append(errs, in.copy.Close())...)
 }
+
+// quiet is log without what the store says below a warning: it says a line for each write.
+func quiet(log *slog.Logger) *slog.Logger { return slog.New(warnings{log.Handler()}) }
+
+type warnings struct{ slog.Handler }
+
+func (w warnings) Enabled(ctx context.Context, l slog.Level) bool {
+	return l >= slog.LevelWarn && w.Handler.Enabled(ctx, l)
+}
+
+func (w warnings) WithAttrs(a []slog.Attr) slog.Handler { return warnings{w.Handler.WithAttrs(a)} }
+
+func (w warnings) WithGroup(name string) slog.Handler { return warnings{w.Handler.WithGroup(name)} }
 
 // down is a store that does not answer, and says why.
 type down struct{ err error }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"net"
+	"net/netip"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -46,6 +47,8 @@ type Parts struct {
 	Addresses control.Addresses
 	Proxy     func(ctx context.Context) (Link, func(), error) // finds or starts a proxy
 	Reasons   Reasons
+	// Local makes addresses of apps local to this server; nil where all are.
+	Local func(ctx context.Context, addrs []netip.Addr) error
 	// Dial connects for checks; the kernel's TCP if nil.
 	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
 	Log  *slog.Logger // nil discards
@@ -72,6 +75,7 @@ type Platform struct {
 	terms   *store.Terms
 	api     *control.Server
 	ready   chan struct{}
+	local   []netip.Addr // what Local was last told; publish alone touches it
 }
 
 // NewPlatform builds the rooms and joins them; nothing runs before Run.

@@ -2,9 +2,11 @@ package node
 
 import (
 	"context"
+	"net/netip"
 	"slices"
 
 	volant "github.com/volant-edge/volant"
+	"github.com/volant-edge/volant/catalog"
 	"github.com/volant-edge/volant/proxy"
 	"github.com/volant-edge/volant/scale"
 	"github.com/volant-edge/volant/why"
@@ -23,6 +25,7 @@ func (p *Platform) publish(ctx context.Context) error {
 			wishes = append(wishes, *m)
 		}
 		p.host.SetWishes(wishes)
+		p.setLocal(ctx, snap)
 		version++
 		t := tableOf(snap, p.Node, p.Region)
 		t.Epoch, t.Version = p.Epoch, version
@@ -46,6 +49,27 @@ func (p *Platform) publish(ctx context.Context) error {
 		case <-changed:
 		}
 	}
+}
+
+// setLocal makes the apps' addresses local before the proxy listens on them.
+func (p *Platform) setLocal(ctx context.Context, snap *catalog.Snapshot) {
+	var addrs []netip.Addr
+	for _, a := range snap.Apps() {
+		for _, ad := range snap.Addresses(a.App) {
+			if ip, err := netip.ParseAddr(ad.IP); err == nil && !ad.Tombstone {
+				addrs = append(addrs, ip)
+			}
+		}
+	}
+	slices.SortFunc(addrs, netip.Addr.Compare)
+	if p.Local == nil || slices.Equal(addrs, p.local) {
+		return
+	}
+	if err := p.Local(ctx, addrs); err != nil {
+		p.Log.Error("addresses of apps are not local", "err", err)
+		return
+	}
+	p.local = addrs
 }
 
 // heard are the proxy's events, led to the rooms that want them.

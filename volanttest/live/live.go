@@ -239,6 +239,6 @@ func (s *Server) Close() error {
 
 // Node is the server's node ID.
 func (s *Server) Node() string {
-	b, _ := os.ReadFile(filepath.Join(s.Data, "node.id")) // none before the first start
+	b, _ := os.ReadFile(filepath.Join(s.Data, "node-id")) // none before the first start
 	return strings.TrimSpace(string(b))
 }
