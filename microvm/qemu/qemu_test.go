@@ -27,7 +27,7 @@ import (
 )
 
 // gateway is the host's address on every tap.
-var gateway = netip.MustParseAddr("172.31.253.1")
+var gateway = netip.MustParseAddr("172.30.255.255")
 
 // rig is what engines of one server share, and what their guests need.
 type rig struct {
@@ -103,7 +103,10 @@ func (r *rig) spec(t *testing.T, id string) microvm.Spec {
 	return s
 }
 
-func (r *rig) addr(n int) netip.Addr { return netip.AddrFrom4([4]byte{172, 31, 253, byte(n)}) }
+// addr returns a guest's address; two runs at once have others.
+func (r *rig) addr(n int) netip.Addr {
+	return netip.AddrFrom4([4]byte{172, 30, byte(os.Getpid()), byte(n)})
+}
 
 func (r *rig) disk(t *testing.T, id string) string {
 	t.Helper()
