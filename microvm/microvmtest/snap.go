@@ -9,6 +9,7 @@ import (
 	"slices"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/volant-edge/volant/guest"
 	"github.com/volant-edge/volant/microvm"
@@ -22,7 +23,27 @@ func testSnapshot(t *testing.T, r *rig) {
 		t.Error("Snapshot into a directory that exists succeeded")
 	}
 	dir := filepath.Join(taken, "snap")
-	snap := snapshot(t, vm, dir)
+	for _, after := range []time.Duration{0, 5 * time.Millisecond, 30 * time.Millisecond} {
+		ctx, cancel := context.WithCancel(background(t))
+		time.AfterFunc(after, cancel)
+		_, err := vm.Snapshot(ctx, dir)
+		if _, serr := os.Stat(dir); err != nil && !errors.Is(serr, os.ErrNotExist) {
+			t.Errorf("a cancelled Snapshot left its directory, error %v", serr)
+		}
+		if err == nil {
+			err = os.RemoveAll(dir) // it was faster
+		}
+		if err != nil && !errors.Is(err, context.Canceled) {
+			t.Errorf("Snapshot cancelled after %v: error %v", after, err)
+		}
+	}
+	resume(t, vm)
+	r.wantCount(t, s, 2)
+	snapshot(t, vm, dir)
+	if err := os.RemoveAll(dir); err != nil {
+		t.Fatal(err)
+	}
+	snap := snapshot(t, vm, dir) // a second one without a Resume
 	read, err := microvm.ReadSnapshot(dir)
 	if err != nil {
 		t.Fatalf("ReadSnapshot: %v", err)
@@ -38,13 +59,13 @@ func testSnapshot(t *testing.T, r *rig) {
 		t.Errorf("files beside the snapshot: %q", names)
 	}
 	resume(t, vm)
-	r.wantCount(t, s, 2)
+	r.wantCount(t, s, 3)
 	end(t, vm)
 
 	vm = r.restore(t, snap, "snapshot") // as it was, not as it went on
 	s = open(t, vm)
 	thaw(t, s)
-	r.wantCount(t, s, 2)
+	r.wantCount(t, s, 3)
 	end(t, vm)
 }
 
