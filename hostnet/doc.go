@@ -13,9 +13,10 @@
 //   - A packet from a tap passes only with the source address of its machine; a tap that has no entry
 //     yet passes nothing. So the rules never lag behind the taps.
 //   - The whole rule set is replaced in one transaction; a machine is one element more in its sets.
-//   - A machine keeps its address until Forget or Sweep, over Detach and over restarts of server and
-//     host, since a snapshot of it has the address in its memory. For the same reason all guests have
-//     one MAC address, and all gateways another.
+//   - A machine keeps its address until Detach or Sweep, over restarts of the server and of the host,
+//     since a snapshot of it has the address in its memory. Only where somebody else has taken it
+//     meanwhile does Attach give another. For the same reason all guests have one MAC address, and all
+//     gateways another.
 //   - No table, chain, route or link of others is changed. net.ipv4.ip_forward is set and stays set.
 //
 // # Sources

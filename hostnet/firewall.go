@@ -111,6 +111,7 @@ func (n *Net) expelLocked(id volant.MachineID) error {
 		return nil
 	}
 	delete(n.members, id)
+	delete(n.plugged, id)
 	err := errors.Join(n.fw.removeInet(n.nft, m), n.fw.removeARP(n.nft, m), n.nft.Flush())
 	if errors.Is(err, unix.ENOENT) {
 		err = n.installLocked()

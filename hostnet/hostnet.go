@@ -60,6 +60,7 @@ type Net struct {
 	state   *state
 	fw      *firewall
 	members map[volant.MachineID]member // machines whose tap exists
+	plugged map[volant.MachineID]int    // index of each tap which this process has seen whole
 }
 
 // member is a machine as the firewall knows it.
@@ -124,7 +125,7 @@ func New(cfg Config) (*Net, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	return &Net{cfg: cfg, members: map[volant.MachineID]member{}}, nil
+	return &Net{cfg: cfg, members: map[volant.MachineID]member{}, plugged: map[volant.MachineID]int{}}, nil
 }
 
 // Setup prepares the kernel: forwarding, and the rules for the taps that exist. It repairs what others
@@ -251,6 +252,9 @@ func (n *Net) attachLocked(ctx context.Context, id volant.MachineID, org volant.
 		if err != nil {
 			return Link{}, err
 		}
+		if n.pluggedLocked(id, link) {
+			return link, nil
+		}
 		_, existed := n.members[id]
 		err = n.plug(id, link)
 		if err == nil {
@@ -280,12 +284,13 @@ func (n *Net) linkFor(idx uint16, org volant.OrgID) (Link, error) {
 	}, nil
 }
 
-// Detach removes the machine's tap. The machine keeps its address. Idempotent.
+// Detach removes the machine's tap and gives its address back. Idempotent.
 func (n *Net) Detach(ctx context.Context, id volant.MachineID) error {
 	nl, tap, err := n.expel(ctx, id)
 	if err == nil && tap != "" {
-		// Not under the lock: the kernel takes some 20 ms to let go of a link.
-		err = deleteLink(nl, tap)
+		// Not under the lock: the kernel takes some 20 ms to let go of a link. The address is given
+		// back after it.
+		err = errors.Join(deleteLink(nl, tap), n.release(id))
 	}
 	if err != nil {
 		return fmt.Errorf("detach machine %s: %w", id, err)
@@ -307,20 +312,13 @@ func (n *Net) expel(ctx context.Context, id volant.MachineID) (*netlink.Handle, 
 	return n.nl, tapName(n.cfg.Node, idx), n.expelLocked(id)
 }
 
-// Forget removes the machine's tap and gives its address back. Idempotent.
-func (n *Net) Forget(ctx context.Context, id volant.MachineID) error {
-	if err := n.Detach(ctx, id); err != nil {
-		return err
-	}
+func (n *Net) release(id volant.MachineID) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if err := n.state.release(id); err != nil {
-		return fmt.Errorf("forget machine %s: %w", id, err)
-	}
-	return nil
+	return n.state.release(id)
 }
 
-// Sweep forgets every machine that keep does not name, and removes taps of this node that belong to
+// Sweep detaches every machine that keep does not name, and removes taps of this node that belong to
 // none. It returns what it removed.
 func (n *Net) Sweep(ctx context.Context, keep func(volant.MachineID) bool) (removed []string, err error) {
 	n.mu.Lock()

@@ -298,25 +298,64 @@ func TestMachineCannotFillTheHostsNeighbourTable(t *testing.T) {
 	}
 }
 
-func TestDetachedMachineIsShutInAndComesBackTheSame(t *testing.T) {
+func TestAttachFindsWhatItMadeAndDetachTakesItAway(t *testing.T) {
 	l := newLab(t, config())
 	first := l.attach(m1)
 	l.attach(m2)
 	if got := l.attach(m1); !cmp.Equal(got, first, cmp.Comparer(sameAddr)) {
 		t.Errorf("second attach gives %+v, want %+v", got, first)
 	}
-	l.host.do(func() error { return l.net.Detach(t.Context(), m1) })
-	l.host.do(func() error { return l.net.Detach(t.Context(), m1) })
+	for range 2 {
+		l.host.do(func() error { return l.net.Detach(t.Context(), m1) })
+	}
 	if got, want := l.taps(), []string{"v" + string(node) + "0003"}; !slices.Equal(got, want) {
 		t.Errorf("taps are %v, want %v", got, want)
 	}
-	if got := l.attach(m1); got.Addr != first.Addr || got.Tap != first.Tap {
-		t.Errorf("after a detach the machine has %v on %s, want %v on %s", got.Addr, got.Tap, first.Addr, first.Tap)
-	}
-	l.host.do(func() error { return l.net.Forget(t.Context(), m1) })
 	if got := l.attach("33333333333333"); got.Addr == first.Addr {
 		t.Errorf("address %v was given again at once", got.Addr)
 	}
+}
+
+func TestAttachMakesAHalfMadeTapWhole(t *testing.T) {
+	l := newLab(t, config())
+	tap := "v" + string(node) + "0002"
+	for name, damage := range map[string]func() error{
+		"a tap and nothing else":  func() error { return makeTap(tap) },
+		"a tap that was set down": func() error { return setDown(tap) },
+		"a tap without its routes": func() error { // as after a crash of the server before
+			if err := setDown(tap); err != nil {
+				return err
+			}
+			return up(tap)
+		},
+		"no tap any more": func() error { return removeLink(tap) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			l.host.try(func() error { return removeLink(tap) }) //nolint:errcheck // it may not be there
+			if name != "a tap and nothing else" {
+				l.net = l.open(config())
+				l.attach(m1)
+			}
+			l.host.do(damage)
+			l.net = l.open(config()) // a new process knows nothing
+			g, link := l.boot(m1)
+			if link.Tap != tap {
+				t.Fatalf("tap is %s, want %s", link.Tap, tap)
+			}
+			g.echo(80)
+			l.reaches(l.host, "tcp", netip.AddrPortFrom(link.Addr, 80).String(), link.Gateway.String())
+			l.reaches(l.host, "tcp", netip.AddrPortFrom(link.Addr6, 80).String(), "2001:db8::1")
+		})
+	}
+}
+
+func TestAttachSeesThatItsTapWasRemoved(t *testing.T) {
+	l := newLab(t, config())
+	link := l.attach(m1)
+	l.host.do(func() error { return removeLink(link.Tap) })
+	g, link := l.boot(m1)
+	g.echo(80)
+	l.reaches(l.host, "tcp", netip.AddrPortFrom(link.Addr, 80).String(), link.Gateway.String())
 }
 
 func sameAddr(a, b netip.Addr) bool { return a == b }
@@ -592,6 +631,27 @@ func BenchmarkAttach(b *testing.B) {
 	slices.Sort(took)
 	b.ReportMetric(float64(took[len(took)/2].Microseconds()), "µs/attach-p50")
 	b.ReportMetric(float64(took[len(took)*99/100].Microseconds()), "µs/attach-p99")
+}
+
+func BenchmarkAttachAgain(b *testing.B) {
+	need.Lab(b)
+	n, err := hostnet.New(config())
+	if err != nil {
+		b.Fatal(err)
+	}
+	runtime.LockOSThread()
+	inNewSpace(b)
+	defer n.Close() //nolint:errcheck // a benchmark
+	for i := range 100 {
+		if _, err := n.Attach(b.Context(), volant.MachineID(fmt.Sprintf("%014x", i)), volant.OrgPersonal); err != nil {
+			b.Fatal(err)
+		}
+	}
+	for i := 0; b.Loop(); i++ {
+		if _, err := n.Attach(b.Context(), volant.MachineID(fmt.Sprintf("%014x", i%100)), volant.OrgPersonal); err != nil {
+			b.Fatal(err)
+		}
+	}
 }
 
 func TestProblemsAreFoundWithTheirCure(t *testing.T) {

@@ -363,3 +363,28 @@ func dropNeighbours(dev string) error {
 	}
 	return err
 }
+
+// makeTap makes a persistent tap as a server that died right after did.
+func makeTap(name string) error {
+	f, err := openTap(name)
+	if err != nil {
+		return err
+	}
+	return errors.Join(unix.IoctlSetInt(int(f.Fd()), unix.TUNSETPERSIST, 1), f.Close())
+}
+
+func setDown(name string) error {
+	l, err := netlink.LinkByName(name)
+	if err != nil {
+		return err
+	}
+	return netlink.LinkSetDown(l)
+}
+
+func removeLink(name string) error {
+	l, err := netlink.LinkByName(name)
+	if err != nil {
+		return err
+	}
+	return netlink.LinkDel(l)
+}

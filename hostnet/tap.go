@@ -1,6 +1,7 @@
 package hostnet
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"net"
@@ -52,7 +53,19 @@ func (n *Net) plug(id volant.MachineID, l Link) error {
 			return err
 		}
 	}
+	n.plugged[id] = dev.Attrs().Index
 	return nil
+}
+
+// pluggedLocked says whether this process has made the link whole and it is still there. A wake takes
+// this way, so it costs one question to the kernel.
+func (n *Net) pluggedLocked(id volant.MachineID, l Link) bool {
+	index, ok := n.plugged[id]
+	if !ok || n.members[id] != (member{l.Tap, l.Addr, l.Addr6}) {
+		return false
+	}
+	dev, err := n.nl.LinkByName(l.Tap)
+	return err == nil && dev.Attrs().Index == index && dev.Attrs().Flags&net.FlagUp != 0
 }
 
 func (n *Net) ensureTap(id volant.MachineID, l Link) (netlink.Link, error) {
@@ -66,17 +79,18 @@ func (n *Net) ensureTap(id volant.MachineID, l Link) (netlink.Link, error) {
 	if err != nil {
 		return nil, fmt.Errorf("tap %s: %w", l.Tap, err)
 	}
-	if dev.Attrs().Alias == tapAlias(id) && dev.Attrs().MTU == l.MTU && dev.Attrs().Flags&net.FlagUp != 0 {
-		return dev, nil // made whole before
-	}
 	if err := tapSysctls(l.Tap); err != nil {
 		return nil, err
 	}
-	if err := n.nl.LinkSetHardwareAddr(dev, gatewayMAC()); err != nil {
-		return nil, fmt.Errorf("tap %s: set MAC: %w", l.Tap, err)
+	if !bytes.Equal(dev.Attrs().HardwareAddr, gatewayMAC()) {
+		if err := n.nl.LinkSetHardwareAddr(dev, gatewayMAC()); err != nil {
+			return nil, fmt.Errorf("tap %s: set MAC: %w", l.Tap, err)
+		}
 	}
-	if err := n.nl.LinkSetMTU(dev, l.MTU); err != nil {
-		return nil, fmt.Errorf("tap %s: set MTU: %w", l.Tap, err)
+	if dev.Attrs().MTU != l.MTU {
+		if err := n.nl.LinkSetMTU(dev, l.MTU); err != nil {
+			return nil, fmt.Errorf("tap %s: set MTU: %w", l.Tap, err)
+		}
 	}
 	gw := &netlink.Addr{IPNet: hostNet(l.Gateway)}
 	if err := n.nl.AddrReplace(dev, gw); err != nil {
@@ -86,8 +100,10 @@ func (n *Net) ensureTap(id volant.MachineID, l Link) (netlink.Link, error) {
 	if err := n.nl.AddrReplace(dev, ll); err != nil && !noIPv6(err) {
 		return nil, fmt.Errorf("tap %s: add %v: %w", l.Tap, l.Gateway6, err)
 	}
-	if err := n.nl.LinkSetAlias(dev, tapAlias(id)); err != nil {
-		return nil, fmt.Errorf("tap %s: set alias: %w", l.Tap, err)
+	if dev.Attrs().Alias != tapAlias(id) {
+		if err := n.nl.LinkSetAlias(dev, tapAlias(id)); err != nil {
+			return nil, fmt.Errorf("tap %s: set alias: %w", l.Tap, err)
+		}
 	}
 	return dev, nil
 }
@@ -120,15 +136,11 @@ func (n *Net) routeTo(dev netlink.Link, a, src netip.Addr) error {
 	return nil
 }
 
-// routeIsOurs is nil if the one route to a leads to dev.
+// routeIsOurs is nil if packets to a go to dev.
 func (n *Net) routeIsOurs(dev netlink.Link, a netip.Addr) error {
-	family := netlink.FAMILY_V4
-	if a.Is6() {
-		family = netlink.FAMILY_V6
-	}
-	rs, err := n.nl.RouteListFiltered(family, &netlink.Route{Dst: hostNet(a)}, netlink.RT_FILTER_DST)
+	rs, err := n.nl.RouteGet(a.AsSlice())
 	if err != nil {
-		return fmt.Errorf("list routes to %v: %w", a, err)
+		return fmt.Errorf("look up route to %v: %w", a, err)
 	}
 	for _, r := range rs {
 		if r.LinkIndex == dev.Attrs().Index {
