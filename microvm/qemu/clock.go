@@ -15,8 +15,8 @@ const (
 	clockSlack = 500
 )
 
-// measureTSC returns the rate of the time stamp counter in kHz, by the kernel's raw clock.
-func measureTSC(ctx context.Context) (int, error) {
+// MeasureTSC returns the rate of the time stamp counter in kHz, by the kernel's raw clock.
+func MeasureTSC(ctx context.Context) (int, error) {
 	t0, c0, err := sampleTSC()
 	if err != nil {
 		return 0, err

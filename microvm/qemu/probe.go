@@ -134,7 +134,7 @@ func digest(parts ...string) string {
 
 // pick chooses the accelerator and completes f.
 func (e *Engine) pick(ctx context.Context, f *found) error {
-	khz, err := measureTSC(ctx)
+	khz, err := MeasureTSC(ctx)
 	if err != nil {
 		return err
 	}

@@ -220,7 +220,7 @@ func TestSinkTakesOnlySoMuch(t *testing.T) {
 }
 
 func TestTSCIsTheHosts(t *testing.T) {
-	a, err := measureTSC(t.Context())
+	a, err := MeasureTSC(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
