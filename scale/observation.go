@@ -48,6 +48,8 @@ type Machine struct {
 	Managed  bool // made by scaling
 	Cordoned bool
 	Draining bool
+	Retiring bool // cordoned by scaling, which is about to destroy it
+	Acted    bool // its host has acted on the newest wish
 	Failing  bool // serves, and its checks do not pass
 	State    State
 	Since    time.Time // when State began
@@ -74,11 +76,16 @@ const (
 // freshFor is how long a machine may exist before its host has spoken of it and still count as booting.
 const freshFor = 30 * time.Second
 
+// Actor is the name by which a Fleet writes the records that the Scaler's steps change. A machine made by
+// scaling and cordoned by this actor is one to be destroyed; any change by others makes the cordon theirs.
+const Actor = "scaler"
+
 // MachineOf makes a Machine of a record and what its host says; have may be nil.
 func MachineOf(m *volant.Machine, have *volant.Have, now time.Time) Machine {
 	out := Machine{
 		ID: volant.MachineID(m.ID), Node: m.Node, Region: m.Region, Release: m.Release, Run: m.Run,
 		Managed: m.Managed(), Cordoned: m.Cordoned, State: Unknown, Since: m.Created,
+		Retiring: m.Cordoned && m.Managed() && m.Actor == Actor,
 	}
 	if have == nil {
 		if now.Sub(m.Created) < freshFor && m.Run != volant.RunOff {
@@ -87,6 +94,7 @@ func MachineOf(m *volant.Machine, have *volant.Have, now time.Time) Machine {
 		return out
 	}
 	out.State, out.Since = stateOf(have), have.Since
+	out.Acted = have.Generation >= m.Generation
 	out.Draining, out.Failures = have.Draining, have.Failures
 	if out.State == Serving {
 		for _, c := range have.Checks {
@@ -134,9 +142,11 @@ type Kind string
 const (
 	Undrain Kind = "undrain" // route to the machine again
 	Wake    Kind = "wake"
-	Create  Kind = "create" // a machine in Region, and wake it
-	Drain   Kind = "drain"  // route nothing new to the machine; its host lets it sleep when empty
-	Sleep   Kind = "sleep"  // an empty, drained machine
+	Create  Kind = "create"  // a machine in Region, and wake it
+	Drain   Kind = "drain"   // route nothing new to the machine; its host lets it sleep when empty
+	Sleep   Kind = "sleep"   // an empty, drained machine
+	Retire  Kind = "retire"  // cordon the machine, so that it does not wake before it is destroyed
+	Restore Kind = "restore" // clear that, since it woke before its host knew
 	Destroy Kind = "destroy"
 	Hold    Kind = "hold" // nothing is done though something is wanted; Text says why
 )

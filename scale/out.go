@@ -214,7 +214,7 @@ func (p *planner) evict(q volant.Region, why reason) bool {
 		return false
 	}
 	p.start(q)
-	p.destroy(ms[0], "make_room", fmt.Sprintf("%s; max is %d and %s needs the place", why.text, p.scale.Max, q))
+	p.retire(ms[0], "make_room", fmt.Sprintf("%s; max is %d and %s needs the place", why.text, p.scale.Max, q))
 	return true
 }
 

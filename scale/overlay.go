@@ -49,6 +49,10 @@ func shows(a *act, ms []Machine, i int) bool {
 		return ms[i].State != Stopped && ms[i].State != Unknown || ms[i].Failures > 0
 	case a.Kind == Drain:
 		return ms[i].Draining || ms[i].State != a.before.State
+	case a.Kind == Retire:
+		return ms[i].Retiring
+	case a.Kind == Restore:
+		return !ms[i].Retiring
 	case a.Kind == Undrain:
 		return !ms[i].Draining || ms[i].State != a.before.State
 	}
@@ -83,6 +87,10 @@ func (a *act) pretend(o *Observation) {
 		m.Draining = true
 	case Sleep:
 		m.State = Leaving
+	case Retire:
+		m.Cordoned, m.Retiring, m.Acted = true, true, false
+	case Restore:
+		m.Cordoned, m.Retiring = false, false
 	case Destroy:
 		m.State, m.Run = Leaving, volant.RunDestroyed
 		if !a.done.IsZero() {

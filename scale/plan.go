@@ -17,6 +17,7 @@ func Plan(o Observation) (steps []Step, next time.Time) {
 	p.sleep()
 	p.in()
 	p.keep()
+	p.finish()
 	return p.steps, p.next
 }
 
@@ -29,9 +30,11 @@ type planner struct {
 	order    []volant.Region // sorted
 	coming   int             // capacity planned which is no machine yet
 	comingIn map[volant.Region]int
-	freed    int // destroys on their way which make room below max
 	count    int // machines which count towards max
 	countIn  map[volant.Region]int
+	going    int // those of them which are about to be destroyed
+	goingIn  map[volant.Region]int
+	freed    int // those of going whose place was not given to another yet
 	unmet    []unmet
 	trouble  trouble
 	suspect  bool // ignore checks
@@ -44,7 +47,7 @@ func newPlanner(o Observation) *planner {
 	o.Soft = max(1, o.Soft)
 	p := &planner{
 		o: o, scale: o.Scale.WithDefaults(), ms: slices.Clone(o.Machines), regions: maps.Clone(o.Regions),
-		comingIn: map[volant.Region]int{}, countIn: map[volant.Region]int{},
+		comingIn: map[volant.Region]int{}, countIn: map[volant.Region]int{}, goingIn: map[volant.Region]int{},
 	}
 	if p.regions == nil {
 		p.regions = map[volant.Region]Region{}
@@ -54,14 +57,17 @@ func newPlanner(o Observation) *planner {
 		if _, ok := p.regions[m.Region]; !ok {
 			p.regions[m.Region] = Region{}
 		}
-		if !p.foreign(m) {
-			p.count++
-			p.countIn[m.Region]++
+		if p.foreign(m) {
+			continue
 		}
-		if m.State == Leaving && m.Run == volant.RunDestroyed {
-			p.freed++
+		p.count++
+		p.countIn[m.Region]++
+		if m.Retiring && resting(m) || m.State == Leaving && m.Run == volant.RunDestroyed {
+			p.going++
+			p.goingIn[m.Region]++
 		}
 	}
+	p.freed = p.going
 	p.order = slices.Sorted(maps.Keys(p.regions))
 	p.trouble, p.suspect = p.findTrouble(), suspectChecks(p.ms)
 	return p
@@ -190,32 +196,58 @@ func (p *planner) then() string {
 	return volant.OnIdleSuspend
 }
 
-// keep destroys machines made by scaling which have slept for long.
+// keep retires machines made by scaling which have slept for long.
 func (p *planner) keep() {
 	if p.o.Watched < p.scale.IdleTimeout.D() {
 		return
 	}
 	old := p.machines(func(m Machine) bool {
-		return p.mine(m) && m.Managed && !m.Blocked && (m.State == Suspended || m.State == Stopped || m.State == Failed)
+		return p.mine(m) && m.Managed && !m.Blocked && resting(m)
 	}, longestAsleep)
 	for _, m := range old {
 		due := m.Since.Add(p.scale.Keep.D())
-		if due.After(p.o.Now) {
+		left, leftIn := p.count-p.going, p.countIn[m.Region]-p.goingIn[m.Region]
+		switch {
+		case due.After(p.o.Now):
 			p.wakeAt(due)
-			continue
+		case left <= p.scale.Least() || leftIn <= p.scale.RegionMin[m.Region] || p.o.Release == 0 && left <= 1:
+		default:
+			p.retire(m, "keep", fmt.Sprintf("asleep for %s, as long as keep allows", short(p.scale.Keep.D())))
 		}
-		if p.count <= p.scale.Least() || p.countIn[m.Region] <= p.scale.RegionMin[m.Region] || p.o.Release == 0 && p.count <= 1 {
-			continue
-		}
-		p.destroy(m, "keep", fmt.Sprintf("asleep for %s, as long as keep allows", short(p.scale.Keep.D())))
-		p.count--
-		p.countIn[m.Region]--
 	}
 }
 
-func (p *planner) destroy(m *Machine, rule, text string) {
-	m.State, m.Run = Leaving, volant.RunDestroyed
-	p.add(Step{Kind: Destroy, Machine: m.ID, Region: m.Region, Rule: rule, Text: text})
+// resting machines sleep, or were given up by their host.
+func resting(m Machine) bool { return m.State == Suspended || m.State == Stopped || m.State == Failed }
+
+func (p *planner) retire(m *Machine, rule, text string) {
+	m.Cordoned, m.Retiring, m.Acted = true, true, false
+	p.going++
+	p.goingIn[m.Region]++
+	p.add(Step{Kind: Retire, Machine: m.ID, Region: m.Region, Rule: rule, Text: text})
+}
+
+// finish destroys what is retired once its host knows, so that nothing wakes it in between. One that woke
+// before is restored.
+func (p *planner) finish() {
+	for i := range p.ms {
+		m := &p.ms[i]
+		if !m.Retiring || m.Blocked || p.foreign(*m) || m.Run != volant.RunAuto {
+			continue
+		}
+		s := Step{Machine: m.ID, Region: m.Region}
+		switch {
+		case resting(*m) && m.Acted:
+			s.Kind, s.Rule, s.Text = Destroy, "retired", "it sleeps, and nothing can wake it any more"
+			m.State, m.Run = Leaving, volant.RunDestroyed
+		case m.State == Serving || m.State == Booting:
+			s.Kind, s.Rule, s.Text = Restore, "woke", "it woke before it could be destroyed"
+			m.Cordoned, m.Retiring = false, false
+		default:
+			continue
+		}
+		p.add(s)
+	}
 }
 
 func longestAsleep(a, b Machine) int {

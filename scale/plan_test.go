@@ -72,6 +72,8 @@ func at(r volant.Region) func(*scale.Machine) { return func(m *scale.Machine) { 
 func failures(n int) func(*scale.Machine)     { return func(m *scale.Machine) { m.Failures = n } }
 func draining(m *scale.Machine)               { m.Draining = true }
 func cordoned(m *scale.Machine)               { m.Cordoned = true }
+func acted(m *scale.Machine)                  { m.Acted = true }
+func retiring(m *scale.Machine)               { m.Cordoned, m.Retiring = true, true }
 func failing(m *scale.Machine)                { m.Failing = true }
 func byHand(m *scale.Machine)                 { m.Managed, m.Release = false, 0 }
 func release(v uint64) func(*scale.Machine)   { return func(m *scale.Machine) { m.Release = v } }
@@ -213,10 +215,10 @@ func TestPlan(t *testing.T) {
 
 		{"asleep for keep beyond min: destroyed", []change{
 			machine("a", scale.Suspended, 0, since(time.Hour)), machine("b", scale.Suspended, 0, since(59*time.Minute)),
-		}, "destroy a keep"},
+		}, "retire a keep"},
 		{"min stays though it sleeps", []change{
 			settings(func(s *volant.Scale) { s.Min = 1 }), machine("a", scale.Serving, 0), machine("b", scale.Stopped, 0, since(2*time.Hour)),
-		}, "destroy b keep"},
+		}, "retire b keep"},
 		{"machines made by hand are never destroyed", []change{machine("a", scale.Suspended, 0, since(24*time.Hour), byHand)}, ""},
 		{"machines made by hand are woken and drained", []change{
 			machine("a", scale.Serving, 0, byHand),
@@ -227,7 +229,21 @@ func TestPlan(t *testing.T) {
 		{"at max the longest asleep made by scaling elsewhere makes room", []change{
 			settings(func(s *volant.Scale) { s.Max = 2 }), room("syd", 5, "ams"), waiting("syd", 1),
 			machine("a", scale.Suspended, 0, since(5*time.Minute)), machine("b", scale.Stopped, 0, since(6*time.Minute)),
-		}, "destroy b make_room"},
+		}, "retire b make_room"},
+		{"what is to go is cordoned first, and destroyed when its host knows", []change{
+			machine("a", scale.Suspended, 0, retiring, acted), machine("b", scale.Suspended, 0, retiring),
+		}, "destroy a retired"},
+		{"one that woke before stays", []change{
+			entering("ams", 1), machine("a", scale.Serving, 1, retiring, acted), machine("b", scale.Serving, 0),
+		}, "restore a woke"},
+		{"at max the place of one that is to go is waited for", []change{
+			settings(func(s *volant.Scale) { s.Max = 2 }), room("syd", 5, "ams"), waiting("syd", 1),
+			machine("a", scale.Suspended, 0, since(5*time.Minute)), machine("b", scale.Stopped, 0, retiring),
+		}, ""},
+		{"min is not destroyed below while others go", []change{
+			settings(func(s *volant.Scale) { s.Min, s.OnIdle = 1, volant.OnIdleStop }), machine("a", scale.Booting, 0),
+			machine("b", scale.Stopped, 0, since(2*time.Hour), retiring), machine("c", scale.Stopped, 0, since(2*time.Hour)),
+		}, "retire c keep"},
 		{"with none to make room, the nearest that sleeps is woken", []change{
 			settings(func(s *volant.Scale) { s.Max = 1 }), room("syd", 5, "ams"), waiting("syd", 1),
 			machine("a", scale.Suspended, 0, byHand),

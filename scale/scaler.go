@@ -208,7 +208,7 @@ func (w *watch) Done(a *act, err error) {
 		w.s.mu.Lock()
 		w.s.appLocked(w.id).demand.drained[a.Region] = now
 		w.s.mu.Unlock()
-	case Undrain, Wake, Sleep, Destroy, Hold:
+	case Undrain, Wake, Sleep, Retire, Restore, Destroy, Hold:
 	}
 	delete(w.blocked, a.Machine)
 	w.explain(a.Step, nil)
