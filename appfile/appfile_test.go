@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+
 	volant "github.com/volant-edge/volant"
 	"github.com/volant-edge/volant/appfile"
 )
@@ -32,19 +33,14 @@ func TestFiles(t *testing.T) {
 			}
 			allow := strings.HasPrefix(filepath.Base(path), "allow-")
 			f, err := appfile.Parse("volant.toml", b, appfile.Options{AllowUnsupported: allow})
-			golden, got := strings.TrimSuffix(path, "toml")+"json", ""
+			end, got := "json", asJSON(t, f)
 			if err != nil {
-				golden, got = strings.TrimSuffix(path, "toml")+"err", err.Error()+"\n"
+				end, got = "err", err.Error()+"\n"
 				if !errors.Is(err, volant.ErrInvalid) {
 					t.Errorf("%v is not ErrInvalid", err)
 				}
-			} else {
-				out, err := json.MarshalIndent(f, "", "  ")
-				if err != nil {
-					t.Fatal(err)
-				}
-				got = string(out) + "\n"
 			}
+			golden := strings.TrimSuffix(path, "toml") + end
 			if *update {
 				if err := os.WriteFile(golden, []byte(got), 0o600); err != nil {
 					t.Fatal(err)
@@ -59,6 +55,15 @@ func TestFiles(t *testing.T) {
 			}
 		})
 	}
+}
+
+func asJSON(t *testing.T, f *appfile.File) string {
+	t.Helper()
+	out, err := json.MarshalIndent(f, "", "  ")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(out) + "\n"
 }
 
 func TestApplyScaleChangesOnlyWhatTheFileSays(t *testing.T) {

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/pelletier/go-toml/v2/unstable"
+
 	volant "github.com/volant-edge/volant"
 )
 

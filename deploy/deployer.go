@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"slices"
 	"sync"
@@ -45,7 +44,7 @@ type Deployer struct {
 func New(fleet Fleet, cfg Config) *Deployer {
 	d := &Deployer{fleet: fleet, why: cfg.Why, log: cfg.Log, pokes: map[volant.AppID]chan struct{}{}}
 	if d.log == nil {
-		d.log = slog.New(slog.NewTextHandler(io.Discard, nil))
+		d.log = slog.New(slog.DiscardHandler)
 	}
 	if d.why == nil {
 		d.why = why.Discard

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+
 	volant "github.com/volant-edge/volant"
 	"github.com/volant-edge/volant/deploy"
 )
@@ -54,9 +55,10 @@ func fresh(replaces volant.MachineID) func(*deploy.Machine) {
 }
 
 func in(r volant.Region) func(*deploy.Machine) { return func(m *deploy.Machine) { m.Region = r } }
-func replaces(id volant.MachineID) func(*deploy.Machine) {
-	return func(m *deploy.Machine) { m.Replaces = id }
-}
+
+// inPlaceOfA is a new machine that replaces a and is routed.
+func inPlaceOfA(m *deploy.Machine) { m.Replaces = "a" }
+
 func failures(n int) func(*deploy.Machine) { return func(m *deploy.Machine) { m.Failures = n } }
 func created(ago time.Duration) func(*deploy.Machine) {
 	return func(m *deploy.Machine) { m.Created = now.Add(-ago) }
@@ -124,20 +126,20 @@ func TestPlan(t *testing.T) {
 			current(2), release(2, running), machine("a", 1, started), machine("b", 2, started, fresh("a")),
 		}, "route b ready"},
 		{"an old one serves until the host of the new one knows that it is routed", []change{
-			current(2), release(2, running), machine("a", 1, started), machine("b", 2, started, replaces("a"), unheard),
+			current(2), release(2, running), machine("a", 1, started), machine("b", 2, started, inPlaceOfA, unheard),
 		}, ""},
 		{"old ones drain when the new are routed", []change{
-			current(2), release(2, running), machine("a", 1, started), machine("b", 2, started, replaces("a")),
+			current(2), release(2, running), machine("a", 1, started), machine("b", 2, started, inPlaceOfA),
 		}, "drain a replaced"},
 		{"only those whose replacement is routed", []change{
 			current(2), release(2, running), machine("a", 1, started), machine("c", 1, started),
-			machine("b", 2, started, replaces("a")), machine("d", 2, starting, fresh("c")),
+			machine("b", 2, started, inPlaceOfA), machine("d", 2, starting, fresh("c")),
 		}, "drain a replaced"},
 		{"a routed replacement may sleep already", []change{
-			current(2), release(2, running), machine("a", 1, started), machine("b", 2, suspended, replaces("a")),
+			current(2), release(2, running), machine("a", 1, started), machine("b", 2, suspended, inPlaceOfA),
 		}, "drain a replaced"},
 		{"old ones with connections stay, and the release is complete", []change{
-			current(2), release(2, running), machine("a", 1, started, draining), machine("b", 2, started, replaces("a")),
+			current(2), release(2, running), machine("a", 1, started, draining), machine("b", 2, started, inPlaceOfA),
 		}, "complete 2 replaced"},
 		{"sleeping old ones are cordoned, so that they do not wake", []change{
 			current(2), release(2, running), machine("a", 1, suspended), machine("b", 2, started),
@@ -182,10 +184,10 @@ func TestPlan(t *testing.T) {
 			full, release(2, running), machine("a", 1, started), machine("c", 1, started), machine("b", 2, starting, fresh("a")),
 		}, ""},
 		{"then the old ones without a replacement serve until there is room", []change{
-			full, current(2), release(2, running), machine("c", 1, started), machine("b", 2, started, replaces("a")),
+			full, current(2), release(2, running), machine("c", 1, started), machine("b", 2, started, inPlaceOfA),
 		}, ""},
 		{"and are replaced when there is", []change{
-			current(2), release(2, running), machine("c", 1, started), machine("b", 2, started, replaces("a")),
+			current(2), release(2, running), machine("c", 1, started), machine("b", 2, started, inPlaceOfA),
 		}, "create c replace"},
 		{"without any room the release fails after the wait timeout", []change{
 			full, release(2, running, 5*time.Minute), machine("a", 1, started),

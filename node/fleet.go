@@ -108,7 +108,7 @@ func template(snap *catalog.Snapshot, a *volant.App) (mold, bool) {
 
 // Apply is scale's.
 func (f *fleet) Apply(ctx context.Context, app volant.AppID, step scale.Step, term uint64) (volant.MachineID, error) {
-	const by = "scaler"
+	const by = scale.Actor
 	switch step.Kind {
 	case scale.Create:
 		a, ok := f.cat.Snapshot().App(app)
@@ -133,6 +133,10 @@ func (f *fleet) Apply(ctx context.Context, app volant.AppID, step scale.Step, te
 		return step.Machine, f.host.Drain(ctx, step.Machine, host.Drain{On: true, Then: step.Then, Term: term, By: by})
 	case scale.Sleep:
 		return step.Machine, f.host.Sleep(ctx, step.Machine, host.Sleep{How: step.Then, Term: term, By: by})
+	case scale.Retire:
+		return step.Machine, f.edit(ctx, app, step.Machine, by, func(m *volant.Machine) { m.Cordoned = true })
+	case scale.Restore:
+		return step.Machine, f.edit(ctx, app, step.Machine, by, func(m *volant.Machine) { m.Cordoned = false })
 	case scale.Destroy:
 		return step.Machine, f.destroy(ctx, app, step.Machine, by)
 	case scale.Hold:

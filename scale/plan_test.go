@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+
 	volant "github.com/volant-edge/volant"
 	"github.com/volant-edge/volant/scale"
 )
@@ -68,16 +69,15 @@ func machine(id volant.MachineID, s scale.State, slots int, change ...func(*scal
 func since(ago time.Duration) func(*scale.Machine) {
 	return func(m *scale.Machine) { m.Since = now.Add(-ago) }
 }
-func at(r volant.Region) func(*scale.Machine) { return func(m *scale.Machine) { m.Region = r } }
-func failures(n int) func(*scale.Machine)     { return func(m *scale.Machine) { m.Failures = n } }
-func draining(m *scale.Machine)               { m.Draining = true }
-func cordoned(m *scale.Machine)               { m.Cordoned = true }
-func acted(m *scale.Machine)                  { m.Acted = true }
-func retiring(m *scale.Machine)               { m.Cordoned, m.Retiring = true, true }
-func failing(m *scale.Machine)                { m.Failing = true }
-func byHand(m *scale.Machine)                 { m.Managed, m.Release = false, 0 }
-func release(v uint64) func(*scale.Machine)   { return func(m *scale.Machine) { m.Release = v } }
-func run(r volant.Run) func(*scale.Machine)   { return func(m *scale.Machine) { m.Run = r } }
+func failures(n int) func(*scale.Machine)   { return func(m *scale.Machine) { m.Failures = n } }
+func draining(m *scale.Machine)             { m.Draining = true }
+func cordoned(m *scale.Machine)             { m.Cordoned = true }
+func acted(m *scale.Machine)                { m.Acted = true }
+func retiring(m *scale.Machine)             { m.Cordoned, m.Retiring = true, true }
+func failing(m *scale.Machine)              { m.Failing = true }
+func byHand(m *scale.Machine)               { m.Managed, m.Release = false, 0 }
+func release(v uint64) func(*scale.Machine) { return func(m *scale.Machine) { m.Release = v } }
+func run(r volant.Run) func(*scale.Machine) { return func(m *scale.Machine) { m.Run = r } }
 
 // TestPlan has one row per sentence of the scaling rules.
 func TestPlan(t *testing.T) {

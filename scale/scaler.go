@@ -3,7 +3,6 @@ package scale
 import (
 	"context"
 	"errors"
-	"io"
 	"log/slog"
 	"sync"
 	"time"
@@ -49,7 +48,7 @@ type app struct {
 func New(fleet Fleet, cfg Config) *Scaler {
 	s := &Scaler{fleet: fleet, why: cfg.Why, log: cfg.Log, apps: map[volant.AppID]*app{}}
 	if s.log == nil {
-		s.log = slog.New(slog.NewTextHandler(io.Discard, nil))
+		s.log = slog.New(slog.DiscardHandler)
 	}
 	if s.why == nil {
 		s.why = why.Discard

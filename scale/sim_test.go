@@ -319,7 +319,7 @@ func (w *world) pickLocked(r volant.Region, held map[volant.MachineID]int) volan
 	}
 	for _, s := range []scale.State{scale.Suspended, scale.Stopped} {
 		for _, m := range w.sortedLocked() {
-			if m.State == s && m.Failures == 0 && !(m.Cordoned && m.Acted) && w.room[m.Region] > w.awakeLocked(m.Region) {
+			if m.State == s && m.Failures == 0 && (!m.Cordoned || !m.Acted) && w.room[m.Region] > w.awakeLocked(m.Region) {
 				w.bootLocked(m)
 				return ""
 			}

@@ -73,7 +73,7 @@ func segmentSeq(path string) (uint64, error) {
 	}
 	seq, err := strconv.ParseUint(string(digits), 10, 63)
 	if err != nil {
-		return 0, nil //nolint:nilerr // a segment nobody can read is overwritten
+		return 0, nil // a segment nobody can read is overwritten
 	}
 	return seq, nil
 }

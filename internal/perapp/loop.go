@@ -3,7 +3,6 @@ package perapp
 import (
 	"context"
 	"errors"
-	"io"
 	"log/slog"
 	"sync"
 	"time"
@@ -44,7 +43,7 @@ type result[S any] struct {
 // Run plans and applies until ctx is done (nil) or the term is lost.
 func (l *Loop[S]) Run(ctx context.Context) error {
 	if l.Log == nil {
-		l.Log = slog.New(slog.NewTextHandler(io.Discard, nil))
+		l.Log = slog.New(slog.DiscardHandler)
 	}
 	if l.Parallel == 0 {
 		l.Parallel = 8

@@ -12,7 +12,6 @@ package perapp
 import (
 	"context"
 	"errors"
-	"io"
 	"log/slog"
 	"slices"
 	"sync"
@@ -56,7 +55,7 @@ type Holder struct {
 // NewHolder returns a Holder; nil log discards.
 func NewHolder(terms Terms, log *slog.Logger, workers ...Worker) *Holder {
 	if log == nil {
-		log = slog.New(slog.NewTextHandler(io.Discard, nil))
+		log = slog.New(slog.DiscardHandler)
 	}
 	return &Holder{terms: terms, workers: workers, log: log, apps: map[volant.AppID]context.CancelFunc{}}
 }
