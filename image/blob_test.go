@@ -126,6 +126,7 @@ func TestGCKeepsWhatIsUsedOrYoung(t *testing.T) {
 	if err != nil || u.Blobs != 4 || u.Rootfs != 1 {
 		t.Errorf("Usage() = %+v, %v", u, err)
 	}
+	age(t, dir)
 	if freed, err := s.GC(t.Context(), func(volant.Digest) bool { return false }); err != nil || freed.Files != 5 {
 		t.Errorf("GC() of all = %+v, %v", freed, err)
 	}
@@ -198,8 +199,8 @@ func TestFullDisk(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// 1 MiB packed, 200 MiB unpacked: it is found out while it is written.
-	big := packed(t, ociarchive.Zstd, imagetest.File("big", strings.Repeat("zeros", 40<<20)))
+	// little packed, 100 MiB unpacked: it is found out while it is written.
+	big := packed(t, ociarchive.Zstd, imagetest.File("big", strings.Repeat("zeros", 20<<20)))
 	_, err = s.Rootfs(t.Context(), load(t, s, big))
 	refused(t, dir, err, "no disk space", digestOf(big))
 	if !errors.Is(err, volant.ErrNoCapacity) {

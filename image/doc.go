@@ -9,7 +9,7 @@
 // # Invariants
 //
 //   - A file below blobs has the content its name says: it is hashed while it is written, and renamed
-//     into place only when it is right. It is hashed again when it is converted.
+//     into place only when it is right. What it unpacks to is hashed when it is converted.
 //   - A file below rootfs is complete, read-only and never changed. Its record, beside it, is written last.
 //   - An error leaves nothing half-made: work is done in tmp, which Open empties.
 //   - Nothing read from an image is trusted with a length, a count or a path. Layers are merged in

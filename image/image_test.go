@@ -564,3 +564,45 @@ func TestOpenRemovesWhatIsHalfMade(t *testing.T) {
 		t.Errorf("left: %v", left)
 	}
 }
+
+func TestSparseFilesKeepTheirHoles(t *testing.T) {
+	if _, err := exec.LookPath("tar"); err != nil {
+		t.Skip("tar is not installed")
+	}
+	dir := t.TempDir()
+	want := make([]byte, 1<<20)
+	copy(want[300_000:], "data between two holes")
+	f, err := os.Create(filepath.Join(dir, "sparse"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.WriteAt(want[300_000:300_022], 300_000); err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(f.Truncate(1<<20), f.Close()); err != nil {
+		t.Fatal(err)
+	}
+	for _, format := range []string{"gnu", "posix"} {
+		stream, err := exec.Command("tar", "--sparse", "--format="+format, "-C", dir, "-c", "sparse").Output()
+		if err != nil {
+			t.Skip("tar does not know sparse files")
+		}
+		s, _ := open(t, image.Config{})
+		r, err := s.Rootfs(t.Context(), load(t, s, ociarchive.Plain(stream)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		disk, err := os.Open(r.Path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer disk.Close()
+		fsys, err := goerofs.Open(disk)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := fs.ReadFile(fsys, "sparse"); err != nil || string(got) != string(want) {
+			t.Errorf("%s: %d bytes that differ, or %v", format, len(got), err)
+		}
+	}
+}

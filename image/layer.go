@@ -31,24 +31,35 @@ func (s *Store) layer(ctx context.Context, m *merger, l Blob, diffID volant.Dige
 		return fmt.Errorf("layer: %w", err)
 	}
 	defer f.Close() //nolint:errcheck // only read from
-	packed := sha256.New()
-	raw := io.TeeReader(bar.reader(&ctxReader{ctx, f}), packed)
-	err = s.unpack(ctx, m, l.Digest, raw, diffID)
-	if ctx.Err() != nil {
+	err = s.unpack(ctx, m, l.Digest, bar.reader(&ctxReader{ctx, f}), diffID)
+	if err == nil || ctx.Err() != nil {
 		return ctx.Err()
 	}
-	// Read to the end in any case: what the blob's digest is now tells whose fault an error is.
-	if _, rest := io.Copy(io.Discard, raw); rest != nil {
-		return fmt.Errorf("read layer %s: %w", string(l.Digest), errors.Join(err, rest))
+	// The content was not right, or could not be used: is it what it was when it was stored?
+	if same, rest := s.verify(l.Digest); rest != nil {
+		return errors.Join(err, rest)
+	} else if same {
+		return err
 	}
-	if sum(packed) != l.Digest {
-		if err := os.Remove(s.blobPath(l.Digest)); err != nil {
-			s.log.Warn("damaged blob not removed", "digest", string(l.Digest), "err", err)
-		}
-		return volant.Invalidf("layer %s was damaged on disk, and is removed", string(l.Digest)).
-			WithRemedy("deploy again, which uploads it again; then check the disk")
+	if err := os.Remove(s.blobPath(l.Digest)); err != nil {
+		s.log.Warn("damaged blob not removed", "digest", string(l.Digest), "err", err)
 	}
-	return err
+	return volant.Invalidf("layer %s was damaged on disk, and is removed", string(l.Digest)).
+		WithRemedy("deploy again, which uploads it again; then check the disk")
+}
+
+// verify says whether a blob has the content that its name says.
+func (s *Store) verify(d volant.Digest) (bool, error) {
+	f, _, err := s.Blob(d)
+	if err != nil {
+		return false, err
+	}
+	defer f.Close() //nolint:errcheck // only read from
+	h := sha256.New()
+	if _, err := io.Copy(h, f); err != nil {
+		return false, fmt.Errorf("read blob %s: %w", string(d), err)
+	}
+	return sum(h) == d, nil
 }
 
 func sum(h hash.Hash) volant.Digest { return volant.Digest("sha256:" + hex.EncodeToString(h.Sum(nil))) }
@@ -63,7 +74,9 @@ func (s *Store) unpack(ctx context.Context, m *merger, name volant.Digest, raw i
 	unpacked := sha256.New()
 	// A tar stream has a header of 512 bytes and more for each entry, beside what the files have.
 	limit := s.cfg.MaxBytes + s.cfg.MaxBytes/4 + 1<<20
-	stream := io.TeeReader(&limitReader{plain, limit}, unpacked)
+	early := readAhead(&limitReader{plain, limit})
+	defer early.Close()
+	stream := io.TeeReader(early, unpacked)
 	err = m.apply(ctx, name, stream)
 	if err == nil {
 		_, err = io.Copy(io.Discard, stream) // a tar stream may have zeros after its end

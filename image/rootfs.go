@@ -40,6 +40,7 @@ func (s *Store) Convert(ctx context.Context, d volant.Digest, progress func(Prog
 		return Rootfs{}, volant.Invalidf("image: %s", d)
 	}
 	if r, err := s.converted(d); err == nil {
+		s.touch(r.Path)
 		return r, nil
 	}
 	f := s.board(ctx, d)
@@ -55,6 +56,14 @@ func (s *Store) Convert(ctx context.Context, d volant.Digest, progress func(Prog
 		return Rootfs{}, fmt.Errorf("image %s: convert: %w", string(d), f.err)
 	}
 	return f.rootfs, nil
+}
+
+// touch notes that a root disk was asked for: GC takes those first that were not for long.
+func (s *Store) touch(path string) {
+	now := time.Now()
+	if err := os.Chtimes(path, now, now); err != nil {
+		s.log.Warn("root disk not touched", "file", path, "err", err)
+	}
 }
 
 // flight is a conversion that one or more callers wait for.

@@ -174,12 +174,13 @@ func TestServersStart(t *testing.T) {
 	}
 	tests := map[string]struct{ ask, want string }{
 		"nginx":     {`wget -qO- http://127.0.0.1:8080/`, "It flies."},
-		"redis":     {`(echo PING; sleep 1) | nc 127.0.0.1 6379`, "+PONG"},
-		"sshd":      {`sleep 1 | nc 127.0.0.1 22`, "SSH-2.0-OpenSSH"},
-		"mosquitto": {`(printf '\020\014\000\004MQTT\004\002\000\074\000\000'; sleep 1) | nc 127.0.0.1 1883 | grep -q ' ' && echo connected`, "connected"},
+		"redis":     {`(echo PING; sleep 0.2) | nc 127.0.0.1 6379`, "+PONG"},
+		"sshd":      {`sleep 0.2 | nc 127.0.0.1 22`, "SSH-2.0-OpenSSH"},
+		"mosquitto": {`(printf '\020\014\000\004MQTT\004\002\000\074\000\000'; sleep 0.2) | nc 127.0.0.1 1883 | grep -q ' ' && echo connected`, "connected"},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			file, digest, err := Builder{Say: t.Logf}.Image(t.Context(), name)
 			if err != nil {
 				t.Fatal(err)
@@ -205,7 +206,7 @@ func runIn(t *testing.T, root string, env []string, server, ask string) string {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	inside := fmt.Sprintf(`ifconfig lo up; (%s) & for i in 1 2 3 4 5 6 7 8 9 10; do { %s; } && exit; sleep 1; done`, server, ask)
+	inside := fmt.Sprintf(`ifconfig lo up; (%s) & i=0; while [ $i -lt 100 ]; do i=$((i+1)); { %s; } && exit; sleep 0.1; done`, server, ask)
 	script := `mount --bind /dev "$0/dev" && mount -t proc proc "$0/proc" && exec chroot "$0" /bin/sh -c "$1"`
 	cmd := exec.CommandContext(ctx, "unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "sh", "-c", script, root, inside)
 	cmd.Env = env
