@@ -9,6 +9,12 @@ import (
 	"github.com/volant-edge/volant/microvm"
 )
 
+// A VM that cannot be adopted in so many tries of so long is ended.
+const (
+	adoptTries   = 3
+	adoptTimeout = 10 * time.Second
+)
+
 // Remedy is what a host that starts does about a machine it finds on record.
 type Remedy string
 
@@ -82,10 +88,10 @@ func (m *machine) adopt(ctx context.Context) {
 	if r.Handle == nil {
 		return
 	}
-	vm, err := m.h.deps.Engine.Adopt(ctx, *r.Handle)
+	vm, err := m.adoptVM(ctx, *r.Handle)
 	if err != nil {
 		if !errors.Is(err, microvm.ErrGone) {
-			m.log.Warn("vm not adopted", "err", err)
+			m.log.Error("vm not adopted", "err", err)
 		}
 		return
 	}
@@ -99,6 +105,19 @@ func (m *machine) adopt(ctx context.Context) {
 	m.mu.Lock()
 	m.link = link
 	m.mu.Unlock()
+}
+
+// adoptVM tries more than once: a VM that does not answer on a busy server may serve all the same.
+func (m *machine) adoptVM(ctx context.Context, handle microvm.Handle) (vm microvm.VM, err error) {
+	for range adoptTries {
+		actx, cancel := context.WithTimeout(ctx, adoptTimeout)
+		vm, err = m.h.deps.Engine.Adopt(actx, handle)
+		cancel()
+		if err == nil || errors.Is(err, microvm.ErrGone) || ctx.Err() != nil {
+			break
+		}
+	}
+	return vm, err
 }
 
 func (m *machine) remedy(ctx context.Context, remedy Remedy, r *record, sameBoot bool) error {
