@@ -132,8 +132,6 @@ func (n realNet) Attach(ctx context.Context, id volant.MachineID, org volant.Org
 	}}, nil
 }
 
-func (n realNet) Detach(ctx context.Context, id volant.MachineID) error { return n.Forget(ctx, id) }
-
 // Add is why.Log.
 func (r *realRig) Add(w why.Record) {
 	r.mu.Lock()
