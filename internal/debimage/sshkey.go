@@ -14,6 +14,9 @@ func HostKey() ed25519.PrivateKey { return fixedKey("volant test image: host key
 // ClientKey is the key with which one may log in as root to the sshd image. It protects nothing either.
 func ClientKey() ed25519.PrivateKey { return fixedKey("volant test image: client key of sshd") }
 
+// ClientKeyFile is ClientKey as a file that ssh -i reads.
+func ClientKeyFile() []byte { return []byte(privateKey(ClientKey())) }
+
 func fixedKey(phrase string) ed25519.PrivateKey {
 	seed := sha256.Sum256([]byte(phrase))
 	return ed25519.NewKeyFromSeed(seed[:])

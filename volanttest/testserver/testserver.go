@@ -8,6 +8,8 @@
 //	total         answers "total N": how many were accepted in all
 //	bad           answers "bad N": how many echoes had a wrong byte
 //	ram-counter   answers "ram-counter N": one more each time, so it tells if memory was kept
+//	inner         exchanges bytes over a connection to itself and appends to a file, both opened once and
+//	              kept open, and answers "inner N" the N-th time
 //	hostname      answers "hostname NAME"
 //	peer          answers "peer ADDRESS": where the connection comes from, as seen here
 //	env KEY       answers "env VALUE"
@@ -55,6 +57,7 @@ type Server struct {
 	count, max int
 
 	total, bad, ram atomic.Int64
+	inner           inner
 	web             *webListener
 }
 
@@ -202,6 +205,8 @@ func (s *Server) command(args []string, peer net.Addr) string {
 		return fmt.Sprintf("bad %d", s.bad.Load())
 	case "ram-counter":
 		return fmt.Sprintf("ram-counter %d", s.ram.Add(1))
+	case "inner":
+		return s.inner.step(s.web.addr)
 	case "hostname":
 		name, err := os.Hostname()
 		if err != nil {
