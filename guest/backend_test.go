@@ -17,6 +17,8 @@ type backend struct {
 	ring *guest.Ring
 	exit chan guest.Exit
 
+	atShutdown func()
+
 	mu      sync.Mutex
 	config  guest.Config
 	thaw    guest.Thaw
@@ -102,7 +104,12 @@ func (b *backend) Stats(context.Context) (guest.Stats, error) {
 	return guest.Stats{MemTotalKB: 512 << 10, Processes: 3}, nil
 }
 
-func (b *backend) Shutdown(context.Context) error { return nil }
+func (b *backend) Shutdown(context.Context) error {
+	if b.atShutdown != nil {
+		b.atShutdown()
+	}
+	return nil
+}
 
 // serial is a link whose guest's end stays while hosts come and go, as a virtio-serial port: what a
 // host did not read waits for the next one, and so does what the guest did not read.

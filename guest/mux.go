@@ -102,19 +102,20 @@ func (m *mux) send(ctx context.Context, f frame) error {
 	}
 }
 
-// flush waits until all that was queued before is on the link.
-func (m *mux) flush() error {
+// flush waits until all that was queued before is on the link, or the session or ctx has ended.
+func (m *mux) flush(ctx context.Context) {
 	o := outgoing{written: make(chan struct{})}
 	select {
 	case m.out <- o:
 	case <-m.done:
-		return m.cause()
+		return
+	case <-ctx.Done():
+		return
 	}
 	select {
 	case <-o.written:
-		return nil
 	case <-m.done:
-		return m.cause()
+	case <-ctx.Done():
 	}
 }
 

@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"io"
 	"sync"
+	"sync/atomic"
+	"time"
 )
 
 // ErrDetached is returned by the Read of a link which has no host at the moment: the session has
@@ -52,6 +54,8 @@ func Serve(ctx context.Context, link io.ReadWriteCloser, b Backend) error {
 	for {
 		err := s.session(ctx)
 		switch {
+		case s.down.Load():
+			return ErrShutdown
 		case ctx.Err() != nil:
 			return nil
 		case errors.Is(err, ErrDetached), errors.Is(err, errProtocol), errors.Is(err, errSync):
@@ -66,6 +70,7 @@ type server struct {
 	r        *bufio.Reader
 	b        Backend
 	handlers *sync.WaitGroup
+	down     atomic.Bool // Shutdown was done
 }
 
 // session waits for a host's hail, answers it, and serves until that session ends.
@@ -90,9 +95,6 @@ func (s *server) session(ctx context.Context) error {
 	writer.Go(func() { m.writeLoop(s.link) })
 	err = s.read(ctx, m, n)
 	m.fail(fmt.Errorf("%w: %w", ErrClosed, err))
-	if cause := m.cause(); errors.Is(cause, ErrShutdown) {
-		return cause
-	}
 	return err
 }
 
@@ -148,17 +150,23 @@ func (s *server) handle(ctx context.Context, st *stream, method string) {
 		return
 	}
 	answer, err := s.dispatch(ctx, st, method, req)
-	if ctx.Err() != nil {
-		return
+	sent := ctx.Err()
+	if sent == nil {
+		sent = st.sendMessage(ctx, encodeReply(answer, err))
 	}
-	if st.sendMessage(ctx, encodeReply(answer, err)) != nil {
-		return
-	}
-	if method == callShutdown && err == nil && st.m.flush() == nil {
-		st.m.fail(ErrShutdown)
-		_ = s.link.Close() // ends the reader; the VM goes now
+	if method == callShutdown && err == nil {
+		if sent == nil {
+			bye, stop := context.WithTimeout(ctx, farewell)
+			st.m.flush(bye)
+			stop()
+		}
+		// The VM goes, whether the host has heard of it or left.
+		s.down.Store(true)
+		_ = s.link.Close() // ends the reader
 	}
 }
+
+const farewell = time.Second // for the answer to Shutdown to get out
 
 func (s *server) dispatch(ctx context.Context, st *stream, method string, req []byte) (any, error) {
 	switch method {

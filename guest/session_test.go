@@ -84,6 +84,19 @@ func TestServeEnds(t *testing.T) {
 			t.Errorf("Serve after Shutdown: got %v, want ErrShutdown", err)
 		}
 
+		// A host that has left since is no reason to stay.
+		host, inside = net.Pipe()
+		b := newBackend()
+		b.atShutdown = func() { _ = host.Close() }
+		go func() { got <- guest.Serve(t.Context(), inside, b) }()
+		s = open(t, host)
+		if err := s.Shutdown(t.Context()); err != nil {
+			t.Errorf("Shutdown by a host that leaves: %v", err)
+		}
+		if err := <-got; !errors.Is(err, guest.ErrShutdown) {
+			t.Errorf("Serve after Shutdown by a host that left: got %v, want ErrShutdown", err)
+		}
+
 		host, inside = net.Pipe()
 		ctx, stop := context.WithCancel(t.Context())
 		go func() { got <- guest.Serve(ctx, inside, newBackend()) }()
