@@ -7,9 +7,11 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
@@ -37,19 +39,27 @@ type Config struct {
 	// opened: it lost something. Zero accepts everything, and then an empty directory becomes a
 	// fresh store at epoch 1.
 	Floor store.Revision
-	Quota int64        // bytes the database may take; 4 GiB if zero
-	Log   *slog.Logger // nil discards
+	Quota int64 // bytes the database may take; 4 GiB if zero
+	// Reserve is what must be free on the disk for writes to be taken; 192 MiB if zero. etcd sets aside 64 MiB
+	// at a time for its log.
+	Reserve int64
+	// StartTime bounds how long the member may take to serve; 15s if zero. It takes less than one.
+	StartTime time.Duration
+	Log       *slog.Logger // nil discards
 }
 
 // Store is an etcd member in this process.
 type Store struct {
 	cfg Config
+	low atomic.Bool // the disk is nearly full
 
 	mu     sync.Mutex // guards the fields below
 	member *member
 	epoch  uint64
 	seen   store.Revision // newest it has served
 	down   error          // why there is no member
+	stuck  bool           // a broken member did not let go of the directory
+	closed bool
 }
 
 var _ store.Store = (*Store)(nil)
@@ -61,6 +71,12 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 	}
 	if cfg.Quota == 0 {
 		cfg.Quota = 4 << 30
+	}
+	if cfg.Reserve == 0 {
+		cfg.Reserve = 192 << 20
+	}
+	if cfg.StartTime == 0 {
+		cfg.StartTime = 15 * time.Second
 	}
 	s := &Store{cfg: cfg, seen: cfg.Floor}
 	if err := s.open(ctx); err != nil {
@@ -88,6 +104,7 @@ func (s *Store) open(ctx context.Context) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.member, s.epoch, s.seen, s.down = m, epoch, rev, nil
+	s.lookAtDisk()
 	return nil
 }
 
@@ -134,7 +151,7 @@ func claimEpoch(ctx context.Context, m *member) (uint64, store.Revision, error) 
 func (s *Store) Close() error {
 	s.mu.Lock()
 	m := s.member
-	s.member, s.down = nil, errors.New("closed")
+	s.member, s.down, s.closed = nil, errors.New("closed"), true
 	s.mu.Unlock()
 	if m == nil {
 		return nil
@@ -288,6 +305,10 @@ func (s *Store) Commit(ctx context.Context, ops ...store.Op) (store.Revision, er
 	}
 	if err := m.gone(); err != nil {
 		m.fail(err)
+	}
+	if s.low.Load() && slices.ContainsFunc(ops, func(op store.Op) bool { return op.Verb == store.Put && op.Lease == 0 }) {
+		return store.Revision{}, volant.Errorf(volant.ErrUnavailable, "the disk of the store is nearly full").
+			WithRemedy("free at least %d MiB on the disk of %s", s.cfg.Reserve>>20, s.cfg.Dir)
 	}
 	ifs := []clientv3.Cmp{clientv3.Compare(clientv3.Value(keyEpoch), "=", strconv.FormatUint(epoch, 10))}
 	var then, otherwise []clientv3.Op

@@ -33,8 +33,8 @@ const (
 	// the next start read the whole database first, for damage which would end the process.
 	checkMark = "unproven-start"
 	proven    = 10 * time.Second
-	// settle bounds how long a member may take to start or to close.
-	settle = 30 * time.Second
+	// closeTime bounds how long a member may take to close.
+	closeTime = 10 * time.Second
 )
 
 // member is one started etcd server.
@@ -51,17 +51,8 @@ type member struct {
 
 // start opens the directory and serves it. It returns an error for a damaged one.
 func start(ctx context.Context, cfg Config) (m *member, err error) {
-	if err := os.MkdirAll(cfg.Dir, 0o700); err != nil {
-		return nil, err
-	}
-	mark := filepath.Join(cfg.Dir, checkMark)
-	if _, err := os.Stat(mark); err == nil {
-		if err := checkDatabase(filepath.Join(cfg.Dir, "member", "snap", "db")); err != nil {
-			return nil, damaged(cfg.Dir, err)
-		}
-	}
-	if err := os.WriteFile(mark, nil, 0o600); err != nil {
-		return nil, err
+	if err := prepare(cfg.Dir); err != nil {
+		return nil, damaged(cfg.Dir, err)
 	}
 	m = &member{broken: make(chan struct{})}
 	started := make(chan error, 1)
@@ -75,23 +66,46 @@ func start(ctx context.Context, cfg Config) (m *member, err error) {
 	case err = <-started:
 	case <-ctx.Done():
 		return nil, ctx.Err()
-	case <-time.After(settle):
+	case <-time.After(cfg.StartTime):
 		err = errors.New("not started in time: another process may have it open")
+		m.fail(err)
 	}
 	if err == nil {
-		err = m.ready(ctx)
+		err = m.ready(ctx, cfg.StartTime)
 	}
 	if err != nil {
 		if broke := m.err(); broke != nil {
 			err = broke
 		}
-		m.close()
-		if ctx.Err() != nil {
-			return nil, ctx.Err()
+		free := m.close() && m.err() == nil
+		if ctx.Err() == nil {
+			err = damaged(cfg.Dir, err)
+		} else {
+			err = ctx.Err()
 		}
-		return nil, damaged(cfg.Dir, err)
+		if !free {
+			err = fmt.Errorf("%w%w", err, errHeld)
+		}
+		return nil, err
 	}
 	return m, nil
+}
+
+// errHeld marks the error of a start which could not be undone: the directory cannot be opened again
+// by this process. It says nothing of its own.
+var errHeld = errors.New("")
+
+// prepare makes the directory, and looks for damage to its database.
+func prepare(dir string) error {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	mark := filepath.Join(dir, checkMark)
+	_, err := os.Stat(mark)
+	if err := checkDatabase(filepath.Join(dir, "member", "snap", "db"), err == nil); err != nil {
+		return err
+	}
+	return os.WriteFile(mark, nil, 0o600)
 }
 
 func damaged(dir string, err error) error {
@@ -153,7 +167,7 @@ func (m *member) serve(cfg Config) error {
 }
 
 // ready waits until the member serves.
-func (m *member) ready(ctx context.Context) error {
+func (m *member) ready(ctx context.Context, within time.Duration) error {
 	select {
 	case <-m.srv.ReadyNotify():
 		return nil
@@ -161,8 +175,8 @@ func (m *member) ready(ctx context.Context) error {
 		return m.why
 	case <-ctx.Done():
 		return ctx.Err()
-	case <-time.After(settle):
-		return errors.New("no leader in time")
+	case <-time.After(within):
+		return errors.New("it did not become its own leader in time: its log may have lost its end")
 	}
 }
 
@@ -183,7 +197,7 @@ func (m *member) close() bool {
 	select {
 	case <-done:
 		return true
-	case <-time.After(settle / 3):
+	case <-time.After(closeTime):
 		return false
 	}
 }
@@ -236,7 +250,7 @@ func (m *member) call(ctx context.Context, fn func(*clientv3.Client) error) erro
 	}()
 	select {
 	case err := <-done:
-		if broke := m.err(); broke != nil && err != nil {
+		if broke := m.err(); broke != nil { // be it that etcd said yes: it may not be on the disk
 			return broke
 		}
 		return err
@@ -245,32 +259,6 @@ func (m *member) call(ctx context.Context, fn func(*clientv3.Client) error) erro
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-}
-
-// checkDatabase reads all of a bbolt file and returns an error for damage.
-func checkDatabase(path string) (err error) {
-	defer func() {
-		if p := recover(); p != nil {
-			err = fmt.Errorf("database is damaged: %v", p)
-		}
-	}()
-	if _, err := os.Stat(path); err != nil {
-		return nil //nolint:nilerr // no database yet is no damage
-	}
-	db, err := bbolt.Open(path, 0o600, &bbolt.Options{Timeout: time.Second, ReadOnly: true, PreLoadFreelist: true})
-	if err != nil {
-		return err
-	}
-	defer db.Close() //nolint:errcheck // only read
-	return db.View(func(tx *bbolt.Tx) error {
-		var first error
-		for err := range tx.Check() {
-			if first == nil {
-				first = err
-			}
-		}
-		return first
-	})
 }
 
 // logger leads etcd's log into ours, and takes from it the right to end the process.
