@@ -111,18 +111,25 @@ func (s Scale) Check() error {
 		return Invalidf("on_idle is %q: use one of suspend, stop, off", s.OnIdle)
 	case d.Spill != SpillSoft && d.Spill != SpillHard:
 		return Invalidf("spill is %q: use one of soft, hard", s.Spill)
-	case s.MaxQueue < 0 || s.MaxPerPeer < 0:
-		return Invalidf("max_queue and max_per_client are %d and %d: use 1 or more", s.MaxQueue, s.MaxPerPeer)
+	case s.MaxQueue < 0 || s.MaxQueue > MaxWaiting:
+		return Invalidf("max_queue is %d: use 1 to %d", s.MaxQueue, MaxWaiting)
+	case s.MaxPerPeer < 0 || s.MaxPerPeer > MaxWaiting:
+		return Invalidf("max_per_client is %d: use 1 to %d", s.MaxPerPeer, MaxWaiting)
 	case d.IdleTimeout < Duration(time.Second):
 		return Invalidf("idle_timeout is %s: use 1s or more", s.IdleTimeout)
-	case s.Keep < 0 || s.QueueTime < 0 || s.DrainAfter < 0:
-		return Invalidf("keep, queue_timeout and drain_timeout are %s, %s and %s: none may be negative", s.Keep, s.QueueTime, s.DrainAfter)
+	case s.QueueTime < 0 || s.QueueTime > Duration(10*time.Minute):
+		return Invalidf("queue_timeout is %s: use 1s to 10m", s.QueueTime)
+	case s.Keep < 0 || s.DrainAfter < 0:
+		return Invalidf("keep and drain_timeout are %s and %s: neither may be negative", s.Keep, s.DrainAfter)
 	}
 	return nil
 }
 
-// MaxMachines bounds the machines of one app.
-const MaxMachines = 1000
+// Bounds of an app's scale.
+const (
+	MaxMachines = 1000    // of one app
+	MaxWaiting  = 100_000 // connections of one app on one edge
+)
 
 // Release is one config of an app, with the image pinned by digest. Machines are created from it.
 type Release struct {

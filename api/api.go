@@ -205,6 +205,7 @@ type ScalePatch struct {
 	MaxQueue    *int                  `json:"max_queue,omitempty"`
 	QueueTime   *volant.Duration      `json:"queue_timeout,omitempty"`
 	MaxPerPeer  *int                  `json:"max_per_client,omitempty"`
+	Spill       *string               `json:"spill,omitempty"`
 }
 
 // Apply returns s with the named fields replaced, and an error if the outcome makes no sense.
@@ -219,6 +220,7 @@ func (p *ScalePatch) Apply(s volant.Scale) (volant.Scale, error) {
 	set(&s.MaxQueue, p.MaxQueue)
 	set(&s.QueueTime, p.QueueTime)
 	set(&s.MaxPerPeer, p.MaxPerPeer)
+	set(&s.Spill, p.Spill)
 	if p.RegionMin != nil {
 		s.RegionMin = p.RegionMin
 	}
@@ -228,36 +230,13 @@ func (p *ScalePatch) Apply(s volant.Scale) (volant.Scale, error) {
 	if p.Regions != nil {
 		s.Regions = p.Regions
 	}
-	return s, checkScale(s)
+	return s, s.Check()
 }
 
 func set[T any](to, from *T) {
 	if from != nil {
 		*to = *from
 	}
-}
-
-func checkScale(s volant.Scale) error {
-	d := s.WithDefaults()
-	switch {
-	case s.Min < 0 || s.Max < 0 || s.MaxQueue < 0 || s.MaxPerPeer < 0:
-		return volant.Invalidf("scale: a number is negative; use 0 for the default or more")
-	case d.Max > 1000:
-		return volant.Invalidf("scale: max %d is above 1000, the most machines of one app", d.Max)
-	case d.Min > d.Max:
-		return volant.Invalidf("scale: min %d is above max %d; raise max or lower min", d.Min, d.Max)
-	case d.MaxQueue > 100_000:
-		return volant.Invalidf("scale: max_queue %d is above 100000", d.MaxQueue)
-	case d.IdleTimeout < 0 || d.Keep < 0 || d.QueueTime < 0 || s.DrainAfter < 0:
-		return volant.Invalidf("scale: a duration is negative")
-	case d.IdleTimeout.D() < time.Second:
-		return volant.Invalidf("scale: idle_timeout %s is below 1s", d.IdleTimeout)
-	case d.QueueTime.D() > 10*time.Minute:
-		return volant.Invalidf("scale: queue_timeout %s is above 10m", d.QueueTime)
-	case d.OnIdle != volant.OnIdleSuspend && d.OnIdle != volant.OnIdleStop && d.OnIdle != volant.OnIdleOff:
-		return volant.Invalidf("scale: on_idle %q: use suspend, stop or off", d.OnIdle)
-	}
-	return nil
 }
 
 // Progress is one line of a streamed POST /v1/images/{digest}/prepare.

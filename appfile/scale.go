@@ -88,9 +88,9 @@ func (p *parser) scale(file *section) {
 	}
 	set("keep", s.duration("keep", &sc.Keep, time.Second, time.Second, 30*day))
 	set("drain_timeout", s.duration("drain_timeout", &sc.DrainAfter, time.Second, 0, day))
-	set("max_queue", s.integer("max_queue", &sc.MaxQueue, 1, 100_000))
+	set("max_queue", s.integer("max_queue", &sc.MaxQueue, 1, volant.MaxWaiting))
 	set("queue_timeout", s.duration("queue_timeout", &sc.QueueTime, time.Second, time.Second, 10*time.Minute))
-	set("max_per_client", s.integer("max_per_client", &sc.MaxPerPeer, 1, 100_000))
+	set("max_per_client", s.integer("max_per_client", &sc.MaxPerPeer, 1, volant.MaxWaiting))
 	set("spill", s.oneOf("spill", &sc.Spill, volant.SpillSoft, volant.SpillHard))
 	s.end(nil)
 	if len(p.r.problems) == 0 {

@@ -22,7 +22,7 @@ func (f *deployFleet) Observe(_ context.Context, id volant.AppID) (deploy.Observ
 	if !ok || a.Tombstone {
 		return deploy.Observation{}, volant.Errorf(volant.ErrNotFound, "app %s does not exist", id)
 	}
-	o := deploy.Observation{Now: time.Now(), Org: a.Org, Current: a.Release, Min: a.Scale.Min, Primary: f.region}
+	o := deploy.Observation{Now: time.Now(), Org: a.Org, Current: a.Release, Min: a.Scale.Least(), Primary: f.region}
 	for _, r := range snap.Releases(id) {
 		if !r.Tombstone {
 			o.Releases = append(o.Releases, deploy.ReleaseOf(r))

@@ -10,6 +10,7 @@ import (
 
 	volant "github.com/volant-edge/volant"
 	"github.com/volant-edge/volant/catalog"
+	"github.com/volant-edge/volant/deploy"
 	"github.com/volant-edge/volant/host"
 	"github.com/volant-edge/volant/scale"
 	"github.com/volant-edge/volant/store"
@@ -96,7 +97,9 @@ func template(snap *catalog.Snapshot, a *volant.App) (mold, bool) {
 	}
 	var newest *volant.Machine
 	for _, m := range snap.Machines(a.App) {
-		if !m.Tombstone && m.Run != volant.RunDestroyed && (newest == nil || m.Created.After(newest.Created)) {
+		// One of another release is not proven, or on its way out.
+		usable := !m.Tombstone && m.Run != volant.RunDestroyed && (m.Release == 0 || m.Release == a.Release)
+		if usable && (newest == nil || m.Created.After(newest.Created)) {
 			newest = m
 		}
 	}
@@ -152,10 +155,13 @@ func (f *fleet) newMachine(a *volant.App, t mold, run volant.Run) *volant.Machin
 		Name: "m-" + string(id)[:6], Node: f.node, Region: f.region, Run: run, Release: t.release, Image: t.image,
 		Config: t.cfg, Version: ulid.Make().String(),
 	}
-	m.Config.Metadata = map[string]string{volant.MetadataManaged: "scale"}
+	m.Config.Metadata = map[string]string{}
 	for k, v := range t.cfg.Metadata {
-		m.Config.Metadata[k] = v
+		if k != deploy.MetadataReplaces {
+			m.Config.Metadata[k] = v
+		}
 	}
+	m.Config.Metadata[volant.MetadataManaged] = "scale"
 	m.Meta = volant.Meta{Kind: volant.KindMachine, Org: a.Org, App: a.App, ID: string(id)}
 	return m
 }

@@ -33,7 +33,7 @@ func tableApp(snap *catalog.Snapshot, a *volant.App) (proxy.App, bool) {
 	}
 	s := a.Scale.WithDefaults()
 	app := proxy.App{
-		ID: a.App, Name: a.Name, Org: a.Org, NoWake: s.NoWake, CanGrow: !s.NoWake,
+		ID: a.App, Name: a.Name, Org: a.Org, NoWake: s.NoWake, CanGrow: !s.NoWake, Spill: s.Spill,
 		MaxQueue: s.MaxQueue, QueueTime: s.QueueTime, MaxPerPeer: s.MaxPerPeer,
 	}
 	var addrs []netip.Addr

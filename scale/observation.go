@@ -55,6 +55,7 @@ type Machine struct {
 	Since    time.Time // when State began
 	Slots    int       // connections it holds
 	Counted  bool      // its host's proxy has told Slots
+	Emptied  time.Time // since when the Scaler sees it drained and empty; it fills that in
 	Failures int       // boots in a row which did not come to serve
 	Blocked  bool      // a step on it went wrong a moment ago
 }

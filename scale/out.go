@@ -221,6 +221,7 @@ func (p *planner) evict(q volant.Region, why reason) bool {
 // explain says why no machine could be added anywhere.
 func (p *planner) explain(why reason) {
 	switch {
+	case !p.o.Template && !why.demand: // nothing was deployed yet
 	case p.trouble.broken && !p.mayBoot():
 		p.wakeAt(p.trouble.retry)
 		p.hold("broken", "%s; its machines failed to come to serve %d times running: one is tried again at %s",

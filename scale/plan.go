@@ -117,7 +117,11 @@ func (p *planner) capacity(r volant.Region) int {
 	return n
 }
 
-func (p *planner) booting(m Machine) bool { return m.State == Booting && !m.Cordoned && !m.Draining }
+// booting machines will take connections: also those of the current release which its deploy has yet to route.
+func (p *planner) booting(m Machine) bool {
+	unrouted := m.Cordoned && m.Run == volant.RunOn && m.Managed && m.Release == p.o.Release && m.Release != 0
+	return m.State == Booting && !m.Cordoned && !m.Draining || unrouted && (m.State == Booting || m.State == Serving)
+}
 
 // load is what the machines that take connections hold and what waits.
 func (p *planner) load() int {
@@ -169,11 +173,18 @@ func (p *planner) machines(keep func(Machine) bool, order func(a, b Machine) int
 	return out
 }
 
-// sleep puts to sleep what is drained and empty. The host does so by itself; this is for one which missed it.
+// sleepGrace is how long a host has to put a drained and empty machine to sleep by itself.
+const sleepGrace = 3 * time.Second
+
+// sleep puts to sleep what is drained and empty, where its host has not done so by itself.
 func (p *planner) sleep() {
 	for i := range p.ms {
 		m := &p.ms[i]
 		if !p.mine(*m) || !m.Draining || m.State != Serving || m.Slots > 0 || !p.counted(*m) || m.Blocked {
+			continue
+		}
+		if due := m.Emptied.Add(sleepGrace); m.Emptied.IsZero() || due.After(p.o.Now) {
+			p.wakeAt(due)
 			continue
 		}
 		m.State = Leaving

@@ -69,6 +69,9 @@ func machine(id volant.MachineID, s scale.State, slots int, change ...func(*scal
 func since(ago time.Duration) func(*scale.Machine) {
 	return func(m *scale.Machine) { m.Since = now.Add(-ago) }
 }
+func emptied(ago time.Duration) func(*scale.Machine) {
+	return func(m *scale.Machine) { m.Emptied = now.Add(-ago) }
+}
 func failures(n int) func(*scale.Machine)   { return func(m *scale.Machine) { m.Failures = n } }
 func draining(m *scale.Machine)             { m.Draining = true }
 func cordoned(m *scale.Machine)             { m.Cordoned = true }
@@ -189,7 +192,12 @@ func TestPlan(t *testing.T) {
 		{"one that serves for less than the idle timeout is not drained", []change{
 			machine("a", scale.Serving, 0, since(59*time.Second)),
 		}, ""},
-		{"drained and empty: asleep at once", []change{machine("a", scale.Serving, 0, draining)}, "sleep a drained"},
+		{"drained and empty: its host lets it sleep at once", []change{machine("a", scale.Serving, 0, draining, emptied(2*time.Second))}, ""},
+		{"and the scaler where its host does not", []change{machine("a", scale.Serving, 0, draining, emptied(3*time.Second))}, "sleep a drained"},
+		{"machines which a deploy has yet to route count as capacity", []change{
+			settings(func(s *volant.Scale) { s.Min = 2 }), machine("a", scale.Booting, 0, cordoned, run(volant.RunOn)),
+			machine("b", scale.Serving, 0, cordoned, run(volant.RunOn)),
+		}, ""},
 		{"drained with a connection: awake", []change{entering("ams", 1), machine("a", scale.Serving, 0), machine("b", scale.Serving, 1, draining)}, ""},
 		{"demand which the others can take does not clear a drain", []change{
 			entering("ams", 25), machine("a", scale.Serving, 15), machine("b", scale.Serving, 10, draining),
@@ -207,7 +215,7 @@ func TestPlan(t *testing.T) {
 		}, ""},
 		{"one whose slots nobody has told is not put to sleep", []change{
 			func(o *scale.Observation) { o.Watched = 59 * time.Second },
-			machine("a", scale.Serving, 0, draining, func(m *scale.Machine) { m.Counted = false }),
+			machine("a", scale.Serving, 0, draining, emptied(time.Minute), func(m *scale.Machine) { m.Counted = false }),
 		}, ""},
 		{"a region keeps what serves the others", []change{
 			room("syd", 0), entering("syd", 30), machine("a", scale.Serving, 15), machine("b", scale.Serving, 15),

@@ -137,7 +137,8 @@ type watch struct {
 	since time.Time
 
 	org     volant.OrgID
-	settled []*act // done, and not yet seen in an observation
+	emptied map[volant.MachineID]time.Time // drained and empty ones, since when
+	settled []*act                         // done, and not yet seen in an observation
 	blocked map[volant.MachineID]perapp.Backoff
 	full    map[volant.Region]perapp.Backoff
 	held    string    // rule of the Hold last told
@@ -156,6 +157,7 @@ func (w *watch) Plan(ctx context.Context, inFlight []*act) ([]*act, time.Time, e
 	w.s.mu.Lock()
 	w.s.appLocked(w.id).demand.fill(&o)
 	w.s.mu.Unlock()
+	w.noteEmptied(&o)
 	again := w.block(&o)
 	again = perapp.Sooner(again, w.overlay(&o, inFlight))
 	before := map[volant.MachineID]Machine{}
@@ -246,6 +248,21 @@ func (w *watch) explain(s Step, err error) {
 		r.Text = string(s.Kind) + " went wrong: " + err.Error() + " (" + s.Text + ")"
 	}
 	w.s.why.Add(r)
+}
+
+// noteEmptied keeps since when machines are drained and empty.
+func (w *watch) noteEmptied(o *Observation) {
+	now := map[volant.MachineID]time.Time{}
+	for i := range o.Machines {
+		m := &o.Machines[i]
+		if m.Draining && m.State == Serving && m.Slots == 0 {
+			if m.Emptied = w.emptied[m.ID]; m.Emptied.IsZero() {
+				m.Emptied = o.Now
+			}
+			now[m.ID] = m.Emptied
+		}
+	}
+	w.emptied = now
 }
 
 // block marks what must not be tried again yet, and says when it may.

@@ -155,6 +155,8 @@ func scalePatch(f *appfile.File) *api.ScalePatch {
 			p.QueueTime = &s.QueueTime
 		case "max_per_client":
 			p.MaxPerPeer = &s.MaxPerPeer
+		case "spill":
+			p.Spill = &s.Spill
 		case "region_min":
 			p.RegionMin = s.RegionMin
 		case "region_max":
