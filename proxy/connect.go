@@ -44,16 +44,27 @@ func (pl *place) deadline() time.Time {
 }
 
 // opened notes that the app accepted a connection.
-func (a *app) opened(st seat) {
+func (a *app) opened(st *seat) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	pl := st.place
+	st.probing = false
 	pl.failed, pl.opened, pl.backoff = time.Time{}, true, 0
 	if pl.mood == 0 {
 		return
 	}
 	pl.mend(0)
 	a.grant(pl.svc)
+}
+
+// yield lets another connection try the place of a seat that is given up but not free yet.
+func (a *app) yield(st seat) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if st.probing {
+		st.place.setMood(st.place.mood &^ trying)
+		a.grant(st.place.svc)
+	}
 }
 
 func (pl *place) mend(mood flags) {
@@ -72,6 +83,8 @@ func (a *app) failed(st seat, w *waiter, err error, held bool) verdict {
 	pl, now := st.place, time.Now()
 	if !held {
 		a.free(st)
+	} else if st.probing {
+		pl.setMood(pl.mood &^ trying)
 	}
 	if ownFault(err) {
 		v := a.goOn(w)
@@ -97,7 +110,7 @@ func (a *app) failed(st seat, w *waiter, err error, held bool) verdict {
 // goOn looks for another seat for w, before those who came later; a.mu is held.
 func (a *app) goOn(w *waiter) verdict {
 	s := w.svc
-	if !a.present {
+	if !a.present || s.retired {
 		a.refused++
 		return verdict{refusal: ruleAppGone}
 	}
@@ -139,7 +152,7 @@ func (s *service) reopen(now time.Time) {
 		if pl.mood&shut == 0 {
 			continue
 		}
-		if pl.mood&dead == 0 && pl.used == 0 && now.Sub(pl.shutAt) > pl.backoff {
+		if pl.mood&(dead|trying) == 0 && now.Sub(pl.shutAt) > pl.backoff {
 			pl.setMood(pl.mood&^shut | unproven)
 			continue
 		}

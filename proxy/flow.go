@@ -23,6 +23,7 @@ type flow struct {
 	kept      bool // keep-alive of the machine's side is set
 	over      bool
 	isFree    bool // the slot was given back
+	polite    bool // counted in loop.farewells
 	listed    bool // in loop.again
 	lastMoved time.Time
 
@@ -63,6 +64,9 @@ const (
 	epollClient = unix.EPOLLIN | unix.EPOLLRDHUP | unix.EPOLLPRI | unix.EPOLLET
 	epollBoth   = epollClient | unix.EPOLLOUT
 )
+
+// farewellsMost bounds the refused clients of a loop that are waited for, in a flood of them.
+const farewellsMost = 512
 
 // event takes what epoll says of one side.
 func (f *flow) event(s *sock, ev uint32) {
@@ -197,7 +201,9 @@ func (f *flow) hangUp() bool {
 		l.drop(m, false)
 		return true
 	}
-	l.haunt(m, f.route.app, f.seat)
+	st := f.seat
+	st.probing = false // another may try
+	l.haunt(m, f.route.app, st)
 	return false
 }
 
@@ -227,13 +233,16 @@ func (f *flow) relay() {
 
 // refuse closes a client that got no machine.
 func (f *flow) refuse(farewell bool) {
-	f.loop.cancel(&f.alarm_)
-	if !farewell {
+	l := f.loop
+	l.cancel(&f.alarm_)
+	if !farewell || l.farewells >= farewellsMost {
 		f.finish()
 		return
 	}
+	l.farewells++
+	f.polite = true
 	sysShutdown(f.c.fd)
-	f.setAlarm(f.loop.now.Add(f.loop.times.farewell), forFarewell)
+	f.setAlarm(l.now.Add(l.times.farewell), forFarewell)
 	f.bye()
 }
 
@@ -273,6 +282,9 @@ func (f *flow) finish() {
 	f.dropLane(&f.down)
 	if f.state == stateRelaying {
 		f.ended(f.how, f.up.bytes, f.down.bytes, l.now)
+	}
+	if f.polite {
+		l.farewells--
 	}
 	l.flows.remove(f)
 	l.p.open.Add(-1)

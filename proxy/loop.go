@@ -27,24 +27,25 @@ func defaultTimes() times {
 // All of a flow happens on its loop; others reach it by post. It waits in Go's own poller (an epoll
 // instance can be polled itself), so an idle loop holds no thread.
 type loop struct {
-	p      *Proxy
-	times  times
-	epoll  *os.File
-	epfd   int
-	bell   int32 // eventfd
-	socks  []*sock
-	gen    uint32
-	now    time.Time
-	alarms alarms
-	timer  *time.Timer // rings the bell for the first alarm
-	due    time.Time   // when timer fires; zero if not set
-	flows  flowList
-	ghosts map[*ghost]bool
-	again  []*flow // have more to do though no event will say so
-	pipes  pipes
-	buf    []byte
-	sweep  alarm
-	events [256]unix.EpollEvent
+	p         *Proxy
+	times     times
+	epoll     *os.File
+	epfd      int
+	bell      int32 // eventfd
+	socks     []*sock
+	gen       uint32
+	now       time.Time
+	alarms    alarms
+	timer     *time.Timer // rings the bell for the first alarm
+	due       time.Time   // when timer fires; zero if not set
+	flows     flowList
+	ghosts    map[*ghost]bool
+	farewells int     // refused clients that are waited for
+	again     []*flow // have more to do though no event will say so
+	pipes     pipes
+	buf       []byte
+	sweep     alarm
+	events    [256]unix.EpollEvent
 
 	sleeping atomic.Bool
 	mu       sync.Mutex

@@ -93,6 +93,7 @@ func (d *netRoad) hangUp() bool {
 	d.hang()
 	results, a, st := d.dials, d.route.app, d.seat
 	d.dials = nil
+	st.probing = false // another may try
 	d.p.sessions.Go(func() {
 		if r := <-results; r.conn != nil {
 			letGo(r.conn)

@@ -20,6 +20,7 @@ const (
 	dead           // did not accept connections for its whole connect time
 	unproven       // has not accepted a connection since it began to serve: one at a time tries
 	shut           // refused the last connection: one at a time tries, and only if no other can
+	trying         // one tries now
 )
 
 // choice is what pick decided.
@@ -39,7 +40,7 @@ const (
 )
 
 // fit says whether a candidate may serve at all, limits and checks aside.
-func (c candidate) fit() bool { return c.flags&^(failing|unproven|shut) == serving }
+func (c candidate) fit() bool { return c.flags&^(failing|unproven|shut|trying) == serving }
 
 // suspect says whether more than half of the candidates that could serve fail their checks: then the
 // checker is suspected and health is not looked at.
@@ -68,7 +69,7 @@ func (c candidate) rank(soft, hard int32, suspect bool) uint32 {
 		class = classHard
 	}
 	if c.flags&(unproven|shut) != 0 {
-		if c.used > 0 {
+		if c.flags&trying != 0 {
 			return noRank
 		}
 		if c.flags&shut != 0 {

@@ -43,11 +43,12 @@ func TestPick(t *testing.T) {
 		{"none under soft: the least loaded under hard, and demand", []candidate{{used: 3, flags: up}, {used: 2, flags: up}}, []int{1}, ruleSpill, true},
 		{"at the hard limit never", []candidate{{used: 4, flags: up}, {used: 5, flags: up}}, nil, ruleFull, true},
 		{"equals: chance", []candidate{{used: 1, flags: up}, {used: 1, flags: up}, {used: 1, flags: up}}, []int{0, 1, 2}, ruleSoft, false},
-		{"an unproven machine is tried by one", []candidate{{used: 1, flags: up | unproven}, {used: 2, flags: up}}, []int{1}, ruleSpill, true},
+		{"an unproven machine is tried by one", []candidate{{used: 1, flags: up | unproven | trying}, {used: 2, flags: up}}, []int{1}, ruleSpill, true},
+		{"an unproven machine with connections of before is tried by one more", []candidate{{used: 1, flags: up | unproven}, {used: 2, flags: up}}, []int{0}, ruleSoft, false},
 		{"an unproven machine nobody tries comes like any other", []candidate{{flags: up | unproven}, {used: 1, flags: up}}, []int{0}, ruleSoft, false},
 		{"one that refused comes last", []candidate{{flags: up | shut}, {used: 3, flags: up}}, []int{1}, ruleSpill, true},
 		{"one that refused is tried where no other can", []candidate{{flags: up | shut}, {used: 4, flags: up}}, []int{0}, ruleProbe, true},
-		{"one that refused is tried by one only", []candidate{{used: 1, flags: up | shut}}, nil, ruleFull, true},
+		{"one that refused is tried by one only", []candidate{{used: 1, flags: up | shut | trying}}, nil, ruleFull, true},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			seen := map[int]bool{}
@@ -85,7 +86,7 @@ func TestPickNeverOverHard(t *testing.T) {
 		soft := r.Int32N(hard + 1)
 		cs := make([]candidate, r.IntN(6))
 		for i := range cs {
-			cs[i] = candidate{used: r.Int32N(hard + 2), band: uint8(r.IntN(2)), flags: flags(r.IntN(1 << 8))}
+			cs[i] = candidate{used: r.Int32N(hard + 2), band: uint8(r.IntN(2)), flags: flags(r.IntN(1 << 9))}
 		}
 		c := pickOf(cs, soft, hard, r.Uint64())
 		if c.index >= 0 {

@@ -218,6 +218,6 @@ func (p *Proxy) restoreSeals(seals []savedSeal) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for _, s := range seals {
-		p.seals[s.Machine] = sealMark{epoch: s.Epoch, seq: s.Seq}
+		p.seals[s.Machine] = sealMark{epoch: s.Epoch, seq: s.Seq, listed: time.Now()}
 	}
 }

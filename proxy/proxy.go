@@ -52,7 +52,6 @@ type Proxy struct {
 	mu        sync.Mutex // guards what follows; taken before an app's
 	table     Table
 	apps      map[volant.AppID]*app
-	owner     map[volant.MachineID]*app
 	seals     map[volant.MachineID]sealMark
 	listeners map[netip.AddrPort]*listener
 	stopping  bool
@@ -68,8 +67,14 @@ type Proxy struct {
 	open     atomic.Int64
 }
 
-// sealMark says of which state of a machine a seal was.
-type sealMark struct{ epoch, seq uint64 }
+// sealMark says of which state of a machine a seal was, and when a table had the machine last.
+type sealMark struct {
+	epoch, seq uint64
+	listed     time.Time
+}
+
+// sealKept is how long a seal is kept of a machine that is in no table.
+const sealKept = time.Hour
 
 // route is where connections to one address and port go.
 type route struct {
@@ -101,7 +106,7 @@ func New(cfg Config) (*Proxy, error) {
 		cfg.Dial = dialTCP
 	}
 	p := &Proxy{
-		cfg: cfg, log: cfg.Log, fast: fast, times: defaultTimes(), apps: map[volant.AppID]*app{}, owner: map[volant.MachineID]*app{},
+		cfg: cfg, log: cfg.Log, fast: fast, times: defaultTimes(), apps: map[volant.AppID]*app{},
 		seals: map[volant.MachineID]sealMark{}, listeners: map[netip.AddrPort]*listener{},
 		wanted: make(chan struct{}, 1), roads: newRoads(cfg.Recent),
 	}
@@ -201,7 +206,7 @@ func (p *Proxy) SetTable(_ context.Context, t Table) error {
 func (p *Proxy) applyLocked(t Table, now time.Time) {
 	routes := map[netip.AddrPort]*route{}
 	listed := map[volant.AppID]bool{}
-	owner := map[volant.MachineID]*app{}
+	machines := map[volant.MachineID]bool{}
 	for _, cfg := range t.Apps {
 		a := p.apps[cfg.ID]
 		if a == nil {
@@ -211,7 +216,7 @@ func (p *Proxy) applyLocked(t Table, now time.Time) {
 		listed[cfg.ID] = true
 		a.apply(cfg, t.Epoch, func(m Machine) bool { return p.sealedLocked(t.Epoch, m) }, now)
 		for _, m := range cfg.Machines {
-			owner[m.ID] = a
+			machines[m.ID] = true
 		}
 		p.routeApp(routes, a, &cfg, t.Region)
 	}
@@ -224,7 +229,7 @@ func (p *Proxy) applyLocked(t Table, now time.Time) {
 			delete(p.apps, id)
 		}
 	}
-	p.owner = owner
+	p.pruneSealsLocked(machines, now)
 	p.routes.Store(&routes)
 }
 
@@ -270,28 +275,35 @@ func (p *Proxy) sealedLocked(epoch uint64, m Machine) bool {
 	return true
 }
 
+// pruneSealsLocked forgets the seals of machines which are no more.
+func (p *Proxy) pruneSealsLocked(machines map[volant.MachineID]bool, now time.Time) {
+	for id, m := range p.seals {
+		switch {
+		case machines[id]:
+			m.listed = now
+			p.seals[id] = m
+		case now.Sub(m.listed) > sealKept:
+			delete(p.seals, id)
+		}
+	}
+}
+
 // Seal returns true if the machine holds no slot, and then gives it none until a Table with a newer Seq
 // of it, or of a newer epoch, says that it serves. seq is that of the machine's Have.
 func (p *Proxy) Seal(_ context.Context, id volant.MachineID, seq uint64) (bool, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for _, a := range p.apps {
-		if (a == p.owner[id] || a.has(id)) && !a.seal(id) {
+		if !a.seal(id) {
 			return false, nil
 		}
 	}
-	mark := sealMark{epoch: p.table.Epoch, seq: seq}
+	mark := sealMark{epoch: p.table.Epoch, seq: seq, listed: time.Now()}
 	if old, ok := p.seals[id]; ok && old.epoch == mark.epoch {
 		mark.seq = max(mark.seq, old.seq)
 	}
 	p.seals[id] = mark
 	return true, nil
-}
-
-func (a *app) has(id volant.MachineID) bool {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	return a.machines[id] != nil
 }
 
 // Slots returns the slots held by each machine that holds any.

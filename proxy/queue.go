@@ -81,7 +81,7 @@ func peerKey(a netip.Addr) netip.Addr {
 
 // mayWait says why w may not wait, or ruleNone; a.mu is held.
 func (a *app) mayWait(w *waiter) rule {
-	if !a.present {
+	if !a.present || w.svc.retired {
 		return ruleAppGone
 	}
 	if r := a.hopeless(); r != ruleNone {

@@ -90,6 +90,7 @@ func (p *Proxy) Watch(ctx context.Context, ev Events) error {
 	}
 	timer := time.NewTimer(0)
 	defer timer.Stop()
+	var noted time.Time // when records were told last
 	for {
 		select {
 		case <-ctx.Done():
@@ -100,15 +101,29 @@ func (p *Proxy) Watch(ctx context.Context, ev Events) error {
 		case <-r.bell:
 		case <-timer.C:
 		}
-		for _, rec := range r.notes.take() {
-			if ev.Why != nil {
-				ev.Why(rec)
+		next := p.tellDirty(ev)
+		if wait := noted.Add(loadEvery).Sub(time.Now()); wait <= 0 {
+			if r.tellNotes(ev) {
+				noted = time.Now()
 			}
+		} else if next == 0 || wait < next {
+			next = wait
 		}
-		if next := p.tellDirty(ev); next > 0 {
+		if next > 0 {
 			timer.Reset(next)
 		}
 	}
+}
+
+// tellNotes tells the records that are new; true if there were any.
+func (r *reporter) tellNotes(ev Events) bool {
+	recs := r.notes.take()
+	for _, rec := range recs {
+		if ev.Why != nil {
+			ev.Why(rec)
+		}
+	}
+	return len(recs) > 0
 }
 
 // tellDirty tells the Loads that are due and says when the next is; 0 for none.
@@ -193,7 +208,10 @@ type notes struct {
 	fresh map[why.Kind]int // of the ring's end, not told yet
 }
 
-const notesMost = 1024
+const (
+	notesMost  = 1024 // kept per kind, at least
+	notesAhead = 256  // told at once per kind; in a flood the oldest are left out
+)
 
 func (n *notes) add(r why.Record) {
 	n.mu.Lock()
@@ -206,7 +224,7 @@ func (n *notes) add(r why.Record) {
 		ring = append(ring[:0], ring[notesMost:]...)
 	}
 	n.rings[r.Kind] = append(ring, r)
-	n.fresh[r.Kind] = min(n.fresh[r.Kind]+1, notesMost)
+	n.fresh[r.Kind] = min(n.fresh[r.Kind]+1, notesAhead)
 }
 
 // take returns the records not told yet, oldest first within a kind.

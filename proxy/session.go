@@ -88,7 +88,7 @@ func (s *session) dialed(err error, held bool, now time.Time) {
 	a := s.route.app
 	if err == nil {
 		if s.seat.probing {
-			a.opened(s.seat)
+			a.opened(&s.seat)
 		}
 		s.state = stateRelaying
 		s.road.placed(s.seat, now)
@@ -127,6 +127,8 @@ func (s *session) left(r rule, now time.Time) {
 	case stateDialing:
 		if s.drive.hangUp() {
 			a.release(s.seat)
+		} else {
+			a.yield(s.seat)
 		}
 	case statePausing:
 		a.release(s.seat)

@@ -63,6 +63,7 @@ type service struct {
 	byID       map[volant.MachineID]*place
 	queue      queue
 	shy        bool // some place may be shut
+	retired    bool // not in the newest table
 }
 
 // place is one machine's port: where a slot is held.
@@ -71,7 +72,7 @@ type place struct {
 	m     *machine
 	index int // in svc.cands; -1 when the table no longer has it
 	used  int32
-	mood  flags // unproven, shut, dead
+	mood  flags // unproven, shut, dead, trying
 	// failed is when connecting began to fail; zero while it does not. opened: it has accepted since it serves.
 	failed  time.Time
 	opened  bool
@@ -93,7 +94,7 @@ type seat struct {
 	addr   netip.AddrPort
 	region volant.Region
 	rule   rule
-	// probing says that the place is not known to accept connections: keep trying.
+	// probing says that this is the one that tries a place which is not known to accept connections.
 	probing bool
 }
 
@@ -137,6 +138,10 @@ func (a *app) take(w *waiter) (verdict, bool) {
 // seat takes a slot at pl; a.mu is held and pick has allowed it.
 func (a *app) seat(pl *place, r rule, region volant.Region) seat {
 	pl.add(1)
+	probing := pl.mood&(unproven|shut) != 0
+	if probing {
+		pl.setMood(pl.mood | trying)
+	}
 	pl.m.slots++
 	a.held++
 	a.region(region).held++
@@ -145,7 +150,7 @@ func (a *app) seat(pl *place, r rule, region volant.Region) seat {
 	a.touch(pl.used == s.soft || pl.used == s.hard)
 	return seat{
 		place: pl, addr: netip.AddrPortFrom(pl.m.cfg.Addr, s.port), region: region, rule: r,
-		probing: pl.mood&(unproven|shut) != 0,
+		probing: probing,
 	}
 }
 
@@ -172,7 +177,7 @@ func (pl *place) setMood(mood flags) {
 	pl.mood = mood
 	if pl.index >= 0 {
 		c := &pl.svc.cands[pl.index]
-		c.flags = c.flags&^(unproven|shut|dead) | mood
+		c.flags = c.flags&^(unproven|shut|dead|trying) | mood
 		pl.svc.rank()
 	}
 }
@@ -193,6 +198,9 @@ func (a *app) free(st seat) {
 	}
 	s := pl.svc
 	pl.add(-1)
+	if st.probing {
+		pl.setMood(pl.mood &^ trying)
+	}
 	pl.m.slots--
 	a.held--
 	a.region(st.region).held--
@@ -316,7 +324,7 @@ func (pl *place) renew() {
 	if pl.again != nil {
 		pl.again.Stop()
 	}
-	pl.setMood(unproven)
+	pl.setMood(pl.mood&trying | unproven)
 }
 
 func (a *app) applyService(c *Service, order []*machine) {
@@ -325,6 +333,7 @@ func (a *app) applyService(c *Service, order []*machine) {
 		s = &service{app: a, port: c.InternalPort, byID: map[volant.MachineID]*place{}}
 		a.services[c.InternalPort] = s
 	}
+	s.retired = false
 	s.soft, s.hard = limits(c)
 	for _, pl := range s.byID {
 		pl.index = -1
@@ -374,6 +383,7 @@ func (m *machine) flags(port uint16) flags {
 
 // retire takes a service out of use; its slots live on until their connections end.
 func (a *app) retire(s *service) {
+	s.retired = true
 	for s.queue.first != nil {
 		a.deny(s.queue.first, ruleAppGone)
 	}
