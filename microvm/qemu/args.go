@@ -27,13 +27,17 @@ const (
 // LinkPort is the name of the guest's virtio-serial port.
 const LinkPort = "ctl"
 
+// sandbox is QEMU's own filter of system calls.
+const sandbox = "on,obsolete=deny,spawn=deny,resourcecontrol=deny"
+
 // command is what a QEMU command line depends on.
 type command struct {
 	spec    microvm.Spec
 	memory  string // path of the memory file
 	accel   string
-	tscKHz  int  // of the host; for TCG
-	restore bool // wait for a state instead of booting the kernel
+	tscKHz  int    // of the host; for TCG
+	user    string // uid:gid to become, or ""
+	restore bool   // wait for a state instead of booting the kernel
 }
 
 // args returns the arguments after the program's name. The VM does not run yet.
@@ -51,9 +55,14 @@ func (c command) args() []string {
 		"-object", fmt.Sprintf("memory-backend-file,id=mem,size=%dM,mem-path=%s,share=on", c.spec.MemoryMiB, comma(c.memory)),
 		"-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-S",
 		"-global", "virtio-mmio.force-legacy=false",
-		"-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
 		"-chardev", fmt.Sprintf("socket,id=qmp,fd=%d,server=on,wait=off", fdQMP), "-mon", "chardev=qmp,mode=control",
 		"-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console",
+	}
+	if c.user == "" {
+		a = append(a, "-sandbox", sandbox+",elevateprivileges=deny")
+	} else {
+		// The filter would also refuse what runas does. Nothing is left to elevate afterwards.
+		a = append(a, "-sandbox", sandbox, "-runas", c.user)
 	}
 	for i, d := range c.spec.Drives {
 		a = append(a, drive(i, d)...)
@@ -89,7 +98,7 @@ func drive(i int, d microvm.Drive) []string {
 	if d.ReadOnly {
 		o += ",readonly=on,file.locking=off" // many VMs share it
 	} else {
-		o += ",discard=unmap"
+		o += ",discard=unmap,auto-read-only=off" // auto would open the file anew, which another user may not
 	}
 	return []string{"-drive", o, "-device", fmt.Sprintf("virtio-blk-device,drive=d%d", i)}
 }

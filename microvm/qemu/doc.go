@@ -22,8 +22,9 @@
 //
 // # Weak spots
 //
-// TCG is no boundary between tenants by QEMU's own policy. QEMU runs as our user under its seccomp
-// filter, which also sets no_new_privs; it has no uid or mount namespace of its own yet. The pages of
+// TCG is no boundary between tenants by QEMU's own policy. QEMU starts as our user and
+// becomes one of its own before a guest runs, under its seccomp filter, which also sets no_new_privs;
+// it has no namespaces of its own yet. The pages of
 // a restored memory file are charged to the cgroup of the server that copied them.
 //
 // # Not here

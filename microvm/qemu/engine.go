@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"log/slog"
 	"net"
 	"os"
@@ -21,6 +22,11 @@ type Config struct {
 	ShmDir string // for guests' memory; on a tmpfs, of this engine alone
 	Binary string // "" is qemu-system-x86_64 in PATH
 	Accel  string // kvm, tcg; "" picks by probing
+
+	// FirstUID is the first of 65,536 user and group IDs. By the VM's ID a process becomes one of
+	// them, once it has opened its files and before a guest runs. 0 is 1,900,000,000, which nobody
+	// gives out; negative keeps the server's own. Only root can change.
+	FirstUID int
 
 	// Kernel and Initrd are for the guest that Probe boots under KVM, whose KernelSum is as in a Spec.
 	Kernel, Initrd, KernelSum string
@@ -67,6 +73,9 @@ func New(cfg Config) (*Engine, error) {
 	}
 	if e.cfg.Binary == "" {
 		e.cfg.Binary = "qemu-system-x86_64"
+	}
+	if e.cfg.FirstUID == 0 {
+		e.cfg.FirstUID = 1_900_000_000
 	}
 	if e.cfg.CanaryTime == 0 {
 		e.cfg.CanaryTime = 5 * time.Second
@@ -177,7 +186,19 @@ func (e *Engine) newVM(host found, spec microvm.Spec, sum string) (*vm, error) {
 	return v, nil
 }
 
-func (e *Engine) memory(id string) string { return filepath.Join(e.cfg.ShmDir, id+".mem") }
+// uids is how many there are from FirstUID on.
+const uids = 1 << 16
+
+// user is whom a VM's process becomes, as QEMU's option has it, or "".
+func (e *Engine) user(id string) string {
+	if e.cfg.FirstUID < 0 || os.Geteuid() != 0 {
+		return ""
+	}
+	uid := e.cfg.FirstUID + int(crc32.ChecksumIEEE([]byte(id))%uids)
+	return fmt.Sprintf("%d:%d", uid, uid)
+}
+
+func (e *Engine) memory(id string) string { return memoryFile(e.cfg.ShmDir, id) }
 
 // Adopt attaches to the process of a handle.
 func (e *Engine) Adopt(ctx context.Context, h microvm.Handle) (microvm.VM, error) {
@@ -198,11 +219,12 @@ func (e *Engine) adopt(ctx context.Context, h microvm.Handle) (*vm, error) {
 	}
 	v := &vm{
 		e: e, dir: filepath.Join(e.vms, h.ID), mem: e.memory(h.ID), handle: h,
-		build: host.Build, clock: host.TSCKHz, change: make(chan struct{}, 1), done: make(chan struct{}), opened: make(chan struct{}),
+		clock: host.TSCKHz, change: make(chan struct{}, 1), done: make(chan struct{}), opened: make(chan struct{}),
 	}
-	if v.proc, err = attach(h); err != nil {
+	if v.proc, err = attach(h, e.cfg.ShmDir); err != nil {
 		return nil, err
 	}
+	v.build = v.proc.build()
 	if v.memory, err = os.OpenFile(v.mem, os.O_RDWR, 0); err != nil {
 		v.letGo()
 		return nil, err

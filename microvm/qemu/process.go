@@ -5,8 +5,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -26,8 +28,12 @@ type process struct {
 	errors  *os.File    // what QEMU printed; may be nil
 }
 
+// buildVariable tells, in a process' environment, the build that snapshots of it are of: a server that
+// adopts it may have another binary or another command line by then.
+const buildVariable = "VOLANT_BUILD="
+
 // spawn starts a QEMU in a session of its own, with dir as its working directory.
-func spawn(binary, dir string, args []string, files ...*os.File) (*process, error) {
+func spawn(binary, dir, build string, args []string, files ...*os.File) (*process, error) {
 	null, err := os.Open(os.DevNull)
 	if err != nil {
 		return nil, err
@@ -41,9 +47,14 @@ func spawn(binary, dir string, args []string, files ...*os.File) (*process, erro
 		p.release()
 		return nil, err
 	}
+	// What our own parent left open for us is no business of a VM's.
+	if err := unix.CloseRange(3, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC); err != nil {
+		p.release()
+		return nil, fmt.Errorf("close_range: %w", err)
+	}
 	var pidfd int
 	p.child, err = os.StartProcess(binary, append([]string{binary}, args...), &os.ProcAttr{
-		Dir: dir, Env: []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LANG=C"},
+		Dir: dir, Env: []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LANG=C", buildVariable + build},
 		Files: append([]*os.File{null, p.console, p.errors}, files...),
 		Sys:   &syscall.SysProcAttr{Setsid: true, PidFD: &pidfd},
 	})
@@ -65,8 +76,8 @@ func spawn(binary, dir string, args []string, files ...*os.File) (*process, erro
 	return p, nil
 }
 
-// attach returns the process of a handle, or ErrGone.
-func attach(h microvm.Handle) (*process, error) {
+// attach returns the process of a handle whose memory file is in shm, or ErrGone.
+func attach(h microvm.Handle, shm string) (*process, error) {
 	fd, err := unix.PidfdOpen(h.PID, 0)
 	if err != nil {
 		return nil, gone(err)
@@ -81,9 +92,28 @@ func attach(h microvm.Handle) (*process, error) {
 		p.release()
 		return nil, gone(err)
 	}
+	// Start times are counted from the host's boot, so that after a reboot they may match by chance.
+	cmdline, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", h.PID))
+	if id, ok := guestOf(cmdline, shm); err != nil || !ok || id != h.ID {
+		p.release()
+		return nil, gone(err)
+	}
 	p.console, _ = os.Open(fmt.Sprintf("/proc/%d/fd/1", h.PID)) // an exit tells less without them
 	p.errors, _ = os.Open(fmt.Sprintf("/proc/%d/fd/2", h.PID))
 	return p, nil
+}
+
+// build reads the process' build from its environment; "unknown" fits no snapshot.
+func (p *process) build() string {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", p.pid))
+	if err == nil {
+		for v := range bytes.SplitSeq(b, []byte{0}) {
+			if s, ok := strings.CutPrefix(string(v), buildVariable); ok {
+				return s
+			}
+		}
+	}
+	return "unknown"
 }
 
 func gone(err error) error {
@@ -178,8 +208,8 @@ func (p *process) release() {
 	}
 }
 
-// processes returns the QEMUs whose working directory is below dir, by VM ID.
-func processes(ctx context.Context, dir string) (map[string][]int, error) {
+// processes returns the QEMUs whose memory files are in shm, by VM ID.
+func processes(ctx context.Context, shm string) (map[string][]int, error) {
 	list, err := os.ReadDir("/proc")
 	if err != nil {
 		return nil, err
@@ -190,18 +220,31 @@ func processes(ctx context.Context, dir string) (map[string][]int, error) {
 		if err != nil {
 			continue
 		}
-		cwd, err := os.Readlink(filepath.Join("/proc", e.Name(), "cwd"))
+		b, err := os.ReadFile(filepath.Join("/proc", e.Name(), "cmdline"))
 		if err != nil {
-			continue // ended meanwhile, or not ours to look at
+			continue // ended meanwhile
 		}
-		at, id := filepath.Split(strings.TrimSuffix(cwd, " (deleted)"))
-		if filepath.Clean(at) != dir || microvm.CheckID(id) != nil {
-			continue
-		}
-		cmd, err := os.ReadFile(filepath.Join("/proc", e.Name(), "cmdline"))
-		if err == nil && bytes.Contains(cmd, []byte("\x00guest="+id+",debug-threads=on\x00")) {
+		if id, ok := guestOf(b, shm); ok {
 			found[id] = append(found[id], pid)
 		}
 	}
 	return found, ctx.Err()
 }
+
+// guestOf returns the VM that a command line is of, if its memory file is in shm.
+func guestOf(cmdline []byte, shm string) (id string, ok bool) {
+	args := strings.Split(string(cmdline), "\x00")
+	for i, a := range args {
+		if a == "-name" && i+1 < len(args) {
+			id, _, _ = strings.Cut(strings.TrimPrefix(args[i+1], "guest="), ",")
+			break
+		}
+	}
+	want := "mem-path=" + comma(memoryFile(shm, id)) + ","
+	return id, microvm.CheckID(id) == nil && slices.ContainsFunc(args, func(a string) bool { return strings.Contains(a, want) })
+}
+
+func memoryFile(shm, id string) string { return filepath.Join(shm, id+memorySuffix) }
+
+// memorySuffix ends the names of memory files.
+const memorySuffix = ".mem"

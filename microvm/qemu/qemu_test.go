@@ -16,6 +16,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	volant "github.com/volant-edge/volant"
 	"github.com/volant-edge/volant/guest"
 	"github.com/volant-edge/volant/kernel"
@@ -96,7 +98,7 @@ func (r *rig) spec(t *testing.T, id string) microvm.Spec {
 	run(t, "ip", "neigh", "replace", addr.String(), "lladdr", mac.String(), "dev", tap, "nud", "permanent")
 	s := microvm.Spec{
 		ID: id, VCPUs: 1, MemoryMiB: 256, Kernel: r.kernel.Vmlinux, Initrd: r.kernel.Initrd, KernelSum: r.kernel.Sum,
-		Drives: []microvm.Drive{{Path: r.disk(t, id), ReadOnly: true}},
+		Drives: []microvm.Drive{{Path: r.disk(t, id), ReadOnly: true}, {Path: r.scratch(t)}},
 		NICs:   []microvm.NIC{{Tap: tap, MAC: mac, MTU: 1400}},
 	}
 	r.specs[id] = s
@@ -118,6 +120,16 @@ func (r *rig) disk(t *testing.T, id string) string {
 	return disk
 }
 
+func (r *rig) scratch(t *testing.T) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "scratch")
+	if err := errors.Join(os.WriteFile(path, nil, 0o600), os.Truncate(path, 64<<20)); err != nil {
+		t.Fatal(err)
+	}
+	run(t, "mkfs.ext4", "-q", "-F", "-m", "0", path)
+	return path
+}
+
 func run(t testing.TB, args ...string) {
 	t.Helper()
 	if out, err := exec.Command(args[0], args[1:]...).CombinedOutput(); err != nil {
@@ -132,7 +144,7 @@ func (r *rig) config(s microvm.Spec) guest.Config {
 		panic("tap " + s.NICs[0].Tap + " is not of this rig")
 	}
 	return guest.Config{
-		Hostname: s.ID, RootFS: "erofs", Args: []string{"/app", "serve"},
+		Hostname: s.ID, RootFS: "erofs", Scratch: true, Args: []string{"/app", "serve"},
 		Net: guest.Net{Addr: netip.PrefixFrom(r.addr(n), 32), Gateway: gateway, MTU: 1400},
 	}
 }
@@ -170,13 +182,13 @@ func (r *rig) left(t testing.TB) []string {
 		}
 		left = append(left, names...)
 	}
-	procs, err := filepath.Glob("/proc/[0-9]*/cwd")
+	procs, err := filepath.Glob("/proc/[0-9]*/cmdline")
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, p := range procs {
-		if cwd, err := os.Readlink(p); err == nil && strings.HasPrefix(cwd, r.dir+"/") {
-			left = append(left, p+" "+cwd)
+		if cmd, err := os.ReadFile(p); err == nil && strings.Contains(string(cmd), r.shm) {
+			left = append(left, p)
 		}
 	}
 	return left
@@ -207,6 +219,42 @@ func TestProbeDoesNotTrustTheDevice(t *testing.T) {
 		if left := r.left(t); len(left) > 0 {
 			t.Errorf("Probe left %q", left)
 		}
+	}
+}
+
+func TestProcessHasNoPowerAndNothingOfOurs(t *testing.T) {
+	r := newRig(t)
+	vm, err := r.open(t).Create(t.Context(), r.spec(t, "process"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	proc := fmt.Sprintf("/proc/%d/", vm.Handle().PID)
+	status, err := os.ReadFile(proc + "status")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"CapEff:\t0000000000000000", "CapPrm:\t0000000000000000", "NoNewPrivs:\t1", "Seccomp:\t2"} {
+		if !strings.Contains(string(status), "\n"+want+"\n") {
+			t.Errorf("its status lacks %q:\n%s", want, status)
+		}
+	}
+	if strings.Contains(string(status), "Uid:\t0") || strings.Contains(string(status), "Gid:\t0") {
+		t.Errorf("it runs as root:\n%s", status)
+	}
+	if sid, err := unix.Getsid(vm.Handle().PID); err != nil || sid != vm.Handle().PID {
+		t.Errorf("its session is %d, %v", sid, err)
+	}
+	fds, err := filepath.Glob(proc + "fd/*")
+	if err != nil || len(fds) == 0 {
+		t.Fatalf("descriptors: %v, %v", fds, err)
+	}
+	for _, fd := range fds {
+		if to, err := os.Readlink(fd); err == nil && strings.HasPrefix(to, "pipe:") {
+			t.Errorf("it holds a pipe: %s", fd)
+		}
+	}
+	if err := errors.Join(vm.Kill(t.Context()), vm.Remove(t.Context())); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -128,7 +128,7 @@ func (v *vm) await(ctx context.Context, moves <-chan string) error {
 			case "completed":
 				return nil
 			case "failed", "cancelled":
-				return fmt.Errorf("migration %s", s)
+				return fmt.Errorf("migration %s: %w", s, v.whyFailed(ctx))
 			}
 		case <-v.mon.done:
 			return errMonitor
@@ -138,6 +138,21 @@ func (v *vm) await(ctx context.Context, moves <-chan string) error {
 			return ctx.Err()
 		}
 	}
+}
+
+// whyFailed is QEMU's word on the last migration.
+func (v *vm) whyFailed(ctx context.Context) error {
+	raw, err := v.mon.do(ctx, nil, call("query-migrate", nil))
+	if err != nil {
+		return err
+	}
+	info, err := decode[struct {
+		Desc string `json:"error-desc"`
+	}](raw)
+	if err != nil || info.Desc == "" {
+		return errors.New("without a reason")
+	}
+	return errors.New(info.Desc)
 }
 
 func syncDir(dir string) error {

@@ -27,7 +27,7 @@ func (e *Engine) Sweep(ctx context.Context, keep func(id string) bool) ([]string
 		}
 		removed = append(removed, "vm "+v.handle.ID)
 	}
-	found, err := processes(ctx, e.vms)
+	found, err := processes(ctx, e.cfg.ShmDir)
 	if err != nil {
 		return removed, errors.Join(append(errs, err)...)
 	}
@@ -43,7 +43,7 @@ func (e *Engine) Sweep(ctx context.Context, keep func(id string) bool) ([]string
 			removed = append(removed, fmt.Sprintf("process %d of vm %s", pid, id))
 		}
 	}
-	for _, dir := range []struct{ path, suffix string }{{e.vms, ""}, {e.cfg.ShmDir, ".mem"}} {
+	for _, dir := range []struct{ path, suffix string }{{e.vms, ""}, {e.cfg.ShmDir, memorySuffix}} {
 		gone, err := sweepDir(dir.path, dir.suffix, keep)
 		removed, errs = append(removed, gone...), append(errs, err)
 	}
@@ -57,7 +57,7 @@ func (e *Engine) endStray(ctx context.Context, id string, pid int) error {
 	if err != nil {
 		return nil //nolint:nilerr // it has ended
 	}
-	p, err := attach(microvm.Handle{ID: id, PID: pid, StartTime: started})
+	p, err := attach(microvm.Handle{ID: id, PID: pid, StartTime: started}, e.cfg.ShmDir)
 	if errors.Is(err, microvm.ErrGone) {
 		return nil
 	}

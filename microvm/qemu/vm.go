@@ -74,13 +74,13 @@ func (v *vm) spawn(ctx context.Context, host found, spec microvm.Spec, state *os
 		}
 		files = append(files, f)
 	}
-	c := command{spec: spec, memory: v.mem, accel: host.Accel, tscKHz: host.TSCKHz, restore: state != nil}
+	c := command{spec: spec, memory: v.mem, accel: host.Accel, tscKHz: host.TSCKHz, user: v.e.user(spec.ID), restore: state != nil}
 	pass := files
 	if state != nil {
 		pass = append(pass, state)
 	}
 	var err error
-	if v.proc, err = spawn(host.Binary, v.dir, c.args(), pass...); err != nil {
+	if v.proc, err = spawn(host.Binary, v.dir, host.Build, c.args(), pass...); err != nil {
 		return err
 	}
 	v.handle.PID, v.handle.StartTime = v.proc.pid, v.proc.started
