@@ -192,7 +192,7 @@ func TestDamagedDirectory(t *testing.T) {
 				t.Fatal(err)
 			}
 			tt.damage(t, dir)
-			s, err := etcd.Open(t.Context(), etcd.Config{Dir: dir, Floor: store.Revision{Epoch: 1, Rev: 52}, StartTime: 3 * time.Second})
+			s, err := etcd.Open(t.Context(), etcd.Config{Dir: dir, Floor: store.Revision{Epoch: 1, Rev: 52}, StartTime: 2 * time.Second})
 			t.Logf("%v", err)
 			if err != nil {
 				if len(err.Error()) > 600 || strings.Contains(err.Error(), "goroutine") {

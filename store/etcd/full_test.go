@@ -18,6 +18,7 @@ import (
 
 // A disk which is nearly full fails writes and nothing else; with room again the store takes them.
 func TestNearlyFullDisk(t *testing.T) {
+	t.Parallel()
 	disk := tmpfs(t)
 	s := open(t, etcd.Config{Dir: filepath.Join(disk, "etcd"), Reserve: 32 << 20})
 	look(t, s)
@@ -49,6 +50,7 @@ func TestNearlyFullDisk(t *testing.T) {
 
 // A disk which is full all the same breaks the member, not the process, and nothing acknowledged is lost.
 func TestFullDisk(t *testing.T) {
+	t.Parallel()
 	disk := tmpfs(t)
 	dir := filepath.Join(disk, "etcd")
 	s, err := etcd.Open(t.Context(), etcd.Config{Dir: dir, Reserve: 1, Log: slog.New(slog.NewTextHandler(testWriter{t}, &slog.HandlerOptions{Level: slog.LevelWarn}))})

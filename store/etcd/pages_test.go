@@ -64,7 +64,7 @@ func TestCheckDatabase(t *testing.T) {
 	if err := etcd.CheckDatabase(path, true); err != nil {
 		t.Errorf("none yet: %v", err)
 	}
-	sound := database(t, 1500)
+	sound := database(t, 400)
 	write(t, path, sound)
 	if err := etcd.CheckDatabase(path, true); err != nil {
 		t.Fatalf("sound: %v", err)
