@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"os"
@@ -36,7 +37,12 @@ func Main() int {
 		report("agent: %v", err)
 		return 1
 	}
-	a := &agent{bootID: id, ring: guest.NewRing(ringBytes)}
+	ready, err := prepare()
+	if err != nil {
+		report("agent: prepare: %v", err)
+		return 1
+	}
+	a := &agent{bootID: id, prepared: ready, ring: guest.NewRing(ringBytes)}
 	err = guest.Serve(context.Background(), p, a)
 	if errors.Is(err, guest.ErrShutdown) {
 		return 0
@@ -47,13 +53,15 @@ func Main() int {
 
 // randomID makes a name by the kernel's random numbers.
 func randomID() (string, error) {
-	b, err := os.ReadFile("/proc/sys/kernel/random/uuid")
-	return strings.TrimSpace(string(b)), err
+	var b [16]byte
+	_, err := unix.Getrandom(b[:], unix.GRND_INSECURE) // a name must differ, it need not be secret
+	return hex.EncodeToString(b[:]), err
 }
 
 // agent is the Backend of a real guest.
 type agent struct {
-	ring *guest.Ring
+	prepared prepared
+	ring     *guest.Ring
 
 	mu      sync.Mutex
 	bootID  string
@@ -90,7 +98,7 @@ func (a *agent) Configure(_ context.Context, c guest.Config) error {
 	if a.bootID, err = randomID(); err != nil { // a template's clones must not share it
 		return err
 	}
-	if a.root, err = setUpRoot(c); err != nil {
+	if a.root, err = setUpRoot(c, a.prepared); err != nil {
 		return err
 	}
 	if err := setUpNet(c.Net); err != nil {
@@ -109,22 +117,15 @@ func (a *agent) Configure(_ context.Context, c guest.Config) error {
 }
 
 // setUpRoot makes the image this process's root, with all that a program looks for there.
-func setUpRoot(c guest.Config) (root, error) {
-	if err := bindDevices(); err != nil {
-		return root{}, err
-	}
-	etc, err := writeEtc(etcFiles(c))
-	if err != nil {
+func setUpRoot(c guest.Config, p prepared) (root, error) {
+	if err := bindDevices(p.devices); err != nil {
 		return root{}, err
 	}
 	r, err := mountRoot(c)
 	if err != nil {
 		return root{}, err
 	}
-	if err := bindEtc(etc); err != nil {
-		return root{}, err
-	}
-	return r, makeCgroups()
+	return r, bindEtc(p.etc, etcFiles(c))
 }
 
 // configured returns the config, and the last run of the app if there was one.

@@ -16,14 +16,15 @@ const (
 	execCgroup = cgroupRoot + "/exec"
 )
 
-// makeCgroups makes the groups of the app and of execs. The agent stays in the top group.
-func makeCgroups() error {
-	err := os.WriteFile(cgroupRoot+"/cgroup.subtree_control", []byte("+memory +pids +cpu"), 0)
+// makeCgroups makes the groups of the app and of execs, below a mount of them. The agent stays in
+// the top group.
+func makeCgroups(top string) error {
+	err := os.WriteFile(top+"/cgroup.subtree_control", []byte("+memory +pids +cpu"), 0)
 	if err != nil {
 		return fmt.Errorf("cgroup controllers: %w", err)
 	}
-	for _, d := range []string{appCgroup, execCgroup} {
-		if err := os.MkdirAll(d, 0o755); err != nil {
+	for _, g := range []string{appCgroup, execCgroup} {
+		if err := os.Mkdir(top+strings.TrimPrefix(g, cgroupRoot), 0o755); err != nil {
 			return err
 		}
 	}

@@ -16,7 +16,7 @@ import (
 	"github.com/volant-edge/volant/guest"
 )
 
-// etcFiles are the files that tell a program where it is.
+// etcFiles are the texts of etcNames.
 func etcFiles(c guest.Config) map[string]string {
 	files := map[string]string{"hostname": c.Hostname + "\n", "hosts": hosts(c)}
 	if len(c.Net.DNS) > 0 {
@@ -52,43 +52,35 @@ func resolvConf(dns []netip.Addr) string {
 	return b.String()
 }
 
-// writeEtc writes the files into the initrd's memory, before the root is another.
-func writeEtc(files map[string]string) (map[string]*os.File, error) {
-	open := map[string]*os.File{}
-	if err := os.MkdirAll("/etc", 0o755); err != nil {
-		return nil, err
-	}
-	for name, text := range files {
-		f, err := os.Create("/etc/" + name)
-		if err != nil {
-			return nil, err
-		}
-		open[name] = f
-		if _, err := f.WriteString(text); err != nil {
-			return nil, err
-		}
-	}
-	return open, nil
-}
-
-// bindEtc puts them over those of the image, by bind mounts: its disk does not change.
-func bindEtc(open map[string]*os.File) error {
+// bindEtc writes the files and puts them over those of the image, by bind mounts: its disk does not
+// change.
+func bindEtc(open map[string]*os.File, text map[string]string) error {
 	if err := makeDir("/etc", 0o755); err != nil {
 		return err
 	}
 	for name, f := range open {
 		target := "/etc/" + name
-		if st, err := os.Lstat(target); err == nil && !st.Mode().IsRegular() {
-			if err := os.RemoveAll(target); err != nil { // a link into nowhere, most often
+		if text[name] == "" {
+			continue
+		}
+		if _, err := f.WriteString(text[name]); err != nil {
+			return err
+		}
+		st, err := os.Lstat(target)
+		if err == nil && !st.Mode().IsRegular() { // a link into nowhere, most often
+			if err := os.RemoveAll(target); err != nil {
 				return err
 			}
 		}
-		t, err := os.OpenFile(target, os.O_CREATE|os.O_RDONLY, 0o644)
-		if err != nil {
-			return err
+		if err != nil || !st.Mode().IsRegular() {
+			t, err := os.OpenFile(target, os.O_CREATE|os.O_RDONLY, 0o644)
+			if err != nil {
+				return err
+			}
+			_ = t.Close() // an empty file
 		}
 		err = unix.Mount(fmt.Sprintf("/proc/self/fd/%d", f.Fd()), target, "", unix.MS_BIND, "")
-		if err := errors.Join(err, t.Close(), f.Close()); err != nil {
+		if err := errors.Join(err, f.Close()); err != nil {
 			return fmt.Errorf("bind %s: %w", target, err)
 		}
 	}

@@ -13,7 +13,7 @@ import (
 
 // Init is PID 1. It never returns: the VM ends with it.
 func Init() {
-	if err := prepare(); err != nil {
+	if err := bootUp(); err != nil {
 		report("init: %v", err)
 		reboot()
 	}
@@ -43,8 +43,8 @@ func Init() {
 	}
 }
 
-// prepare mounts the kernel's file systems and loads the modules.
-func prepare() error {
+// bootUp mounts the kernel's file systems and loads the modules.
+func bootUp() error {
 	for _, m := range []struct{ fs, dir string }{{"devtmpfs", "/dev"}, {"proc", "/proc"}, {"sysfs", "/sys"}} {
 		if err := unix.Mount(m.fs, m.dir, m.fs, unix.MS_NOSUID, ""); err != nil && !errors.Is(err, unix.EBUSY) {
 			return fmt.Errorf("mount %s: %w", m.dir, err)

@@ -17,10 +17,12 @@ const (
 	linkName = "eth0"
 )
 
-// setUpNet configures lo and eth0.
-func setUpNet(n guest.Net) error {
-	sysctl("net/ipv4/ip_unprivileged_port_start", "0") // as container engines do
+// setUpLoopback brings lo up, and lets any user listen on any port as container engines do.
+func setUpLoopback() error {
+	sysctl("net/ipv4/ip_unprivileged_port_start", "0")
 	sysctl("net/ipv4/ping_group_range", "0 2147483647")
+	sysctl("net/ipv6/conf/default/accept_ra", "0")
+	sysctl("net/ipv6/conf/default/accept_dad", "0")
 	c, err := dialNetlink()
 	if err != nil {
 		return err
@@ -29,9 +31,19 @@ func setUpNet(n guest.Net) error {
 	if err := c.do(linkMessage(loopback, 0)); err != nil {
 		return fmt.Errorf("lo: %w", err)
 	}
+	return nil
+}
+
+// setUpNet configures eth0.
+func setUpNet(n guest.Net) error {
 	if !n.Addr.IsValid() && !n.Addr6.IsValid() {
 		return nil
 	}
+	c, err := dialNetlink()
+	if err != nil {
+		return err
+	}
+	defer c.close()
 	b, err := os.ReadFile("/sys/class/net/" + linkName + "/ifindex")
 	if err != nil {
 		return fmt.Errorf("there is no network device: %w", err)
@@ -40,8 +52,6 @@ func setUpNet(n guest.Net) error {
 	if _, err := fmt.Sscan(string(b), &index); err != nil {
 		return err
 	}
-	sysctl("net/ipv6/conf/"+linkName+"/accept_ra", "0")
-	sysctl("net/ipv6/conf/"+linkName+"/accept_dad", "0")
 	if err := c.do(linkMessage(index, n.MTU)); err != nil {
 		return fmt.Errorf("%s: %w", linkName, err)
 	}

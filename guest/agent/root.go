@@ -22,32 +22,40 @@ const (
 	virtioBlock = "0x0002"
 )
 
-// bindDevices binds the drivers that loadModules kept from their devices, in the devices' order.
-func bindDevices() error {
-	const bus = "/sys/bus/virtio/"
-	entries, err := os.ReadDir(bus + "devices")
+// device is a virtio device which loadModules kept from its driver.
+type device struct{ name, driver string }
+
+const virtioBus = "/sys/bus/virtio/"
+
+// listDevices returns the disks and network links in their order.
+func listDevices() ([]device, error) {
+	entries, err := os.ReadDir(virtioBus + "devices")
 	if err != nil {
-		return err
+		return nil, err
 	}
 	number := func(e fs.DirEntry) int {
 		n, _ := strconv.Atoi(strings.TrimPrefix(e.Name(), "virtio")) // 0 for another name
 		return n
 	}
 	slices.SortFunc(entries, func(a, b fs.DirEntry) int { return cmp.Compare(number(a), number(b)) })
+	var out []device
 	for _, e := range entries {
-		kind, err := os.ReadFile(bus + "devices/" + e.Name() + "/device")
+		kind, err := os.ReadFile(virtioBus + "devices/" + e.Name() + "/device")
 		if err != nil {
-			return err
+			return nil, err
 		}
-		driver := map[string]string{virtioNet: "virtio_net", virtioBlock: "virtio_blk"}[strings.TrimSpace(string(kind))]
-		if driver == "" {
-			continue
+		if driver := map[string]string{virtioNet: "virtio_net", virtioBlock: "virtio_blk"}[strings.TrimSpace(string(kind))]; driver != "" {
+			out = append(out, device{e.Name(), driver})
 		}
-		if _, err := os.Stat(bus + "devices/" + e.Name() + "/driver"); err == nil {
-			continue
-		}
-		if err := os.WriteFile(bus+"drivers/"+driver+"/bind", []byte(e.Name()), 0); err != nil {
-			return fmt.Errorf("bind %s to %s: %w", driver, e.Name(), err)
+	}
+	return out, nil
+}
+
+// bindDevices binds the devices' drivers, in order.
+func bindDevices(devices []device) error {
+	for _, d := range devices {
+		if err := os.WriteFile(virtioBus+"drivers/"+d.driver+"/bind", []byte(d.name), 0); err != nil {
+			return fmt.Errorf("bind %s to %s: %w", d.driver, d.name, err)
 		}
 	}
 	return nil
@@ -92,11 +100,6 @@ func mountRoot(c guest.Config) (root, error) {
 	if err != nil {
 		return r, err
 	}
-	for _, d := range []string{"/lower", "/rw", "/newroot"} {
-		if err := os.MkdirAll(d, 0o755); err != nil {
-			return r, err
-		}
-	}
 	if err := mount(image, "/lower", cmp.Or(c.RootFS, "erofs"), unix.MS_RDONLY, ""); err != nil {
 		return r, err
 	}
@@ -134,10 +137,27 @@ func overlay() error {
 	if err := unix.Stat("/lower", &st); err != nil {
 		return err
 	}
-	if err := errors.Join(unix.Chown("/rw/upper", int(st.Uid), int(st.Gid)), unix.Chmod("/rw/upper", st.Mode&0o7777)); err != nil {
+	if err := likeTop(st); err != nil {
 		return fmt.Errorf("top directory: %w", err)
 	}
 	return mount("overlay", "/newroot", "overlay", 0, "lowerdir=/lower,upperdir=/rw/upper,workdir=/rw/work")
+}
+
+// likeTop gives the upper layer's top directory owner and mode of the image's.
+func likeTop(image unix.Stat_t) error {
+	var have unix.Stat_t
+	if err := unix.Stat("/rw/upper", &have); err != nil {
+		return err
+	}
+	if have.Uid != image.Uid || have.Gid != image.Gid {
+		if err := unix.Chown("/rw/upper", int(image.Uid), int(image.Gid)); err != nil {
+			return err
+		}
+	}
+	if have.Mode&0o7777 != image.Mode&0o7777 {
+		return unix.Chmod("/rw/upper", image.Mode&0o7777)
+	}
+	return nil
 }
 
 // enter mounts what programs expect below dir and makes dir this process's root.
