@@ -82,13 +82,20 @@ func New(t testing.TB) *Platform {
 	return p
 }
 
+const rootToken = "root-token-of-the-test-platform-0123456789"
+
+// Token is the root token.
+func (p *Platform) Token() string { return rootToken }
+
+// Transport leads a client's requests to the API of the server that runs now.
+func (p *Platform) Transport() http.RoundTripper { return transport{p.Node.API()} }
+
 // Start runs a server on what there is.
 func (p *Platform) Start() {
 	p.t.Helper()
 	p.epoch++
-	const token = "root-token-of-the-test-platform-0123456789"
 	parts := node.Parts{
-		Node: "0a0b0c0d", Region: "local", Name: "test", Epoch: p.epoch, Token: token,
+		Node: "0a0b0c0d", Region: "local", Name: "test", Epoch: p.epoch, Token: rootToken,
 		Store: p.Store, Copy: p.Store, Reasons: ring{p.Why},
 		Engine: fake.New(fake.Config{World: p.World, App: p.app, Latency: fake.Latency{
 			Create: 50 * time.Millisecond, Boot: time.Second, Restore: 20 * time.Millisecond, Snapshot: 10 * time.Millisecond,
@@ -117,7 +124,7 @@ func (p *Platform) Start() {
 	if err := p.Node.Ready(ctx); err != nil {
 		p.t.Fatal(err)
 	}
-	p.API = client.NewTransport("http://test", token, transport{p.Node.API()})
+	p.API = client.NewTransport("http://test", rootToken, p.Transport())
 	synctest.Wait()
 }
 
@@ -207,15 +214,21 @@ func Echo(c net.Conn) error {
 	return nil
 }
 
-// States counts an app's machines by state.
-func (p *Platform) States(app string) map[string]int {
+// Machines are an app's machines.
+func (p *Platform) Machines(app string) []api.Machine {
 	p.t.Helper()
 	ms, err := p.API.Machines(context.Background(), app)
 	if err != nil {
 		p.t.Fatal(err)
 	}
+	return ms
+}
+
+// States counts an app's machines by state.
+func (p *Platform) States(app string) map[string]int {
+	p.t.Helper()
 	out := map[string]int{}
-	for _, m := range ms {
+	for _, m := range p.Machines(app) {
 		out[m.State]++
 	}
 	return out
