@@ -151,8 +151,8 @@ func TestBadInputNamesCauseAndCure(t *testing.T) {
 			{"a handler", release(func(r *api.CreateRelease) {
 				r.Config.Services = []volant.Service{{Protocol: "tcp", InternalPort: 80, Ports: []volant.Port{{Port: 80, Handlers: []string{"http"}}}}}
 			}), volant.ErrInvalid, "raw TCP"},
-			{"min over max", second(p.API.SetScale(ctx, "web", api.ScalePatch{Min: ptr(11)})), volant.ErrInvalid, "raise max"},
-			{"on_idle", second(p.API.SetScale(ctx, "web", api.ScalePatch{OnIdle: ptr("nap")})), volant.ErrInvalid, "suspend, stop or off"},
+			{"min over max", second(p.API.SetScale(ctx, "web", api.ScalePatch{Min: ptr(11)})), volant.ErrInvalid, "raise the other"},
+			{"on_idle", second(p.API.SetScale(ctx, "web", api.ScalePatch{OnIdle: ptr("nap")})), volant.ErrInvalid, "suspend, stop, off"},
 		} {
 			if !errors.Is(c.err, c.kind) || !strings.Contains(c.err.Error(), c.text) {
 				t.Errorf("%s: got %v, want %v with %q in it", c.name, c.err, c.kind, c.text)
