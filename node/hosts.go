@@ -30,7 +30,7 @@ func (s *server) parts(ctx context.Context) (Parts, func() error, error) {
 	}
 	p := Parts{
 		Node: s.dir.Node(), Region: s.cfg.Region, Name: s.name(), Version: s.cfg.Version, Epoch: s.epoch,
-		Store: s.intent.store, Copy: s.intent.copy, Down: s.intent.etcd == nil, Known: s.intent.copy.Revision(),
+		Store: s.intent.store, Copy: s.intent.copy, Down: s.intent.down, Known: s.intent.copy.Revision(),
 		Net: taps{s}, Local: s.localAddrs, Addresses: addresses{s.cfg.Edge}, Reasons: s.why, Log: s.cfg.Log,
 	}
 	var err error

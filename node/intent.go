@@ -8,6 +8,8 @@ import (
 	"os"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	volant "github.com/volant-edge/volant"
 	"github.com/volant-edge/volant/datadir"
 	"github.com/volant-edge/volant/store"
@@ -19,7 +21,8 @@ import (
 type intent struct {
 	store store.Store
 	copy  *local.Copy
-	etcd  *etcd.Store // nil when it could not be opened
+	etcd  *etcd.Store
+	down  bool // the store could not be opened at the start; it is tried again
 }
 
 // openIntent opens the copy and the store. A store that cannot be opened leaves a node which serves
@@ -41,21 +44,23 @@ func openIntent(ctx context.Context, dir *datadir.Dir, log *slog.Logger) (*inten
 	if err != nil && !damaged {
 		return nil, err
 	}
-	if !damaged {
+	if damaged {
+		floor = store.Revision{Rev: 1} // of any store, but of one: an empty store is not taken for this node's
+	} else {
 		floor = in.copy.Revision()
 	}
 	opening, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
-	in.etcd, err = etcd.Open(opening, etcd.Config{Dir: etcdDir, Floor: floor, Log: quiet(log)})
+	in.etcd = etcd.New(etcd.Config{Dir: etcdDir, Floor: floor, Log: quiet(log)})
+	in.store = in.etcd
+	err = in.etcd.Start(opening)
 	switch {
 	case err == nil:
-		in.store = in.etcd
 	case damaged || floor.IsZero():
 		return nil, fmt.Errorf("neither the store nor its copy can be opened: %w", err)
 	default:
 		log.Error("the store is down: serving from this node's copy", "err", err)
-		in.store = down{volant.Errorf(volant.ErrUnavailable, "the store of the intent is down: %v", err).
-			WithRemedy("stop the server and run `volant control restore`, which seeds a new one from this node's copy")}
+		in.down = true
 		return in, nil
 	}
 	if damaged {
@@ -68,19 +73,14 @@ func openIntent(ctx context.Context, dir *datadir.Dir, log *slog.Logger) (*inten
 }
 
 func (in *intent) run(ctx context.Context) error {
-	if in.etcd == nil {
-		<-ctx.Done()
-		return nil
-	}
-	return in.copy.Run(ctx, in.store)
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return in.etcd.Run(ctx) })
+	g.Go(func() error { return in.copy.Run(ctx, in.store) })
+	return g.Wait()
 }
 
 func (in *intent) close() error {
-	var errs []error
-	if in.etcd != nil {
-		errs = append(errs, in.etcd.Close())
-	}
-	return errors.Join(append(errs, in.copy.Close())...)
+	return errors.Join(in.etcd.Close(), in.copy.Close())
 }
 
 // quiet is log without what the store says below a warning: it says a line for each write.
@@ -95,23 +95,6 @@ func (w warnings) Enabled(ctx context.Context, l slog.Level) bool {
 func (w warnings) WithAttrs(a []slog.Attr) slog.Handler { return warnings{w.Handler.WithAttrs(a)} }
 
 func (w warnings) WithGroup(name string) slog.Handler { return warnings{w.Handler.WithGroup(name)} }
-
-// down is a store that does not answer, and says why.
-type down struct{ err error }
-
-func (d down) Get(context.Context, string) (store.Entry, error) { return store.Entry{}, d.err }
-func (d down) List(context.Context, string) ([]store.Entry, store.Revision, error) {
-	return nil, store.Revision{}, d.err
-}
-func (d down) Watch(context.Context, string, store.Revision, func(store.Batch) error) error {
-	return d.err
-}
-func (d down) Commit(context.Context, ...store.Op) (store.Revision, error) {
-	return store.Revision{}, d.err
-}
-func (d down) Grant(context.Context, time.Duration) (store.LeaseID, error) { return 0, d.err }
-func (d down) Renew(context.Context, store.LeaseID) error                  { return d.err }
-func (d down) Revoke(context.Context, store.LeaseID) error                 { return d.err }
 
 // Restore seeds a new store from a copy of the intent, under the next cluster epoch. The old store is
 // set aside.

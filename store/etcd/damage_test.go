@@ -114,6 +114,35 @@ func TestDirectoryTakenAway(t *testing.T) {
 	put(t, s, "c", "1")
 }
 
+func TestStartedLater(t *testing.T) {
+	t.Parallel()
+	dir := filepath.Join(t.TempDir(), "etcd")
+	s := open(t, etcd.Config{Dir: dir})
+	rev := put(t, s, "a", "1")
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(dir, dir+".away"); err != nil {
+		t.Fatal(err)
+	}
+	s = etcd.New(etcd.Config{Dir: dir, Floor: rev})
+	defer s.Close() //nolint:errcheck // the test is over
+	if err := s.Start(t.Context()); !errors.Is(err, volant.ErrPrecondition) {
+		t.Errorf("start without the directory: %v", err)
+	}
+	if _, err := s.Get(t.Context(), "a"); !errors.Is(err, volant.ErrUnavailable) || !strings.Contains(err.Error(), "restore") {
+		t.Errorf("down: %v", err)
+	}
+	look(t, s)
+	if err := os.Rename(dir+".away", dir); err != nil {
+		t.Fatal(err)
+	}
+	within(t, "up", func() bool { return s.Down() == nil })
+	if e, err := s.Get(t.Context(), "a"); err != nil || e.Mod != rev {
+		t.Errorf("up: %v, %v", e, err)
+	}
+}
+
 func TestDirectoryDeleted(t *testing.T) {
 	t.Parallel()
 	dir := filepath.Join(t.TempDir(), "etcd")

@@ -66,6 +66,15 @@ var _ store.Store = (*Store)(nil)
 
 // Open starts the member in cfg.Dir and waits until it serves.
 func Open(ctx context.Context, cfg Config) (*Store, error) {
+	s := New(cfg)
+	if err := s.Start(ctx); err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+// New returns a Store which is down until Start has opened it, or Run.
+func New(cfg Config) *Store {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
@@ -78,11 +87,19 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 	if cfg.StartTime == 0 {
 		cfg.StartTime = 15 * time.Second
 	}
-	s := &Store{cfg: cfg, seen: cfg.Floor}
-	if err := s.open(ctx); err != nil {
-		return nil, err
+	return &Store{cfg: cfg, seen: cfg.Floor, down: errors.New("not started")}
+}
+
+// Start starts the member and waits until it serves. A Store whose Start failed is down, answers so, and Run
+// tries again to open it.
+func (s *Store) Start(ctx context.Context) error {
+	err := s.open(ctx)
+	if err != nil {
+		s.mu.Lock()
+		s.down, s.stuck = err, errors.Is(err, errHeld)
+		s.mu.Unlock()
 	}
-	return s, nil
+	return err
 }
 
 func (s *Store) open(ctx context.Context) error {
@@ -110,7 +127,7 @@ func (s *Store) open(ctx context.Context) error {
 
 func behind(dir, what string, floor store.Revision) error {
 	return volant.Errorf(volant.ErrPrecondition, "the intent in %s %s, but this node has seen %s", dir, what, floor).
-		WithRemedy("bring the directory back, or run volant control restore, which makes a new one from this node's copy")
+		WithRemedy("bring the directory back, or stop volant server and run volant control restore, which makes a new one from this node's copy")
 }
 
 func (s *Store) floor() store.Revision {

@@ -110,7 +110,7 @@ func prepare(dir string) error {
 
 func damaged(dir string, err error) error {
 	return volant.Errorf(volant.ErrUnavailable, "open the intent in %s: %v", dir, err).
-		WithRemedy("if the disk is sound and has room, move the directory away and run volant control restore")
+		WithRemedy("if the disk is sound and has room, stop volant server and run volant control restore, which sets the directory aside and makes a new one from this node's copy")
 }
 
 func (m *member) serve(cfg Config) error {
