@@ -8,9 +8,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
-	"os"
 	"os/exec"
-	"path/filepath"
 	"strings"
 	"time"
 
@@ -25,6 +23,7 @@ type Config struct {
 	Vmlinux        string
 	Initrd         string
 	RootFS         string // EROFS of the app
+	Scratch        string // ext4 image, copied for each machine as its writable layer; "" is memory
 	MemoryMiB      int    // 0 means 512
 	Args           []string
 	Env            map[string]string
@@ -43,12 +42,15 @@ type Runner struct {
 	n    int
 	tap  bool // was made
 	last *vm
+
+	asleep bool // a machine sleeps
 }
 
-// The names of snapshots in Dir.
+// The names of snapshots in Dir, and of machines' scratch disks.
 const (
 	template = "template"
 	asleep   = "asleep"
+	first    = "first"
 )
 
 // New makes the tap and the template. The caller calls Close in any case.
@@ -81,7 +83,7 @@ func (r *Runner) prepare(ctx context.Context) error {
 			return err
 		}
 	}
-	v, err := r.boot(ctx, "")
+	v, err := r.boot(ctx, "", first)
 	if err != nil {
 		return fmt.Errorf("make the template: %w", err)
 	}
@@ -108,7 +110,7 @@ func (r *Runner) Template(ctx context.Context) (time.Duration, error) { return r
 
 func (r *Runner) first(ctx context.Context, snapshot string) (time.Duration, error) {
 	begun := time.Now()
-	v, err := r.boot(ctx, snapshot)
+	v, err := r.boot(ctx, snapshot, first)
 	if err != nil {
 		return 0, err
 	}
@@ -122,13 +124,13 @@ func (r *Runner) first(ctx context.Context, snapshot string) (time.Duration, err
 // Wake takes a sample of a wake. The sleeping machine is made at the first call, by a start from the
 // template, and put to sleep again after each.
 func (r *Runner) Wake(ctx context.Context) (time.Duration, error) {
-	if _, err := os.Stat(filepath.Join(r.cfg.Dir, asleep)); err != nil {
+	if !r.asleep {
 		if err := r.doze(ctx); err != nil {
 			return 0, fmt.Errorf("make the sleeping machine: %w", err)
 		}
 	}
 	begun := time.Now()
-	v, err := r.boot(ctx, asleep)
+	v, err := r.boot(ctx, asleep, asleep)
 	if err != nil {
 		return 0, err
 	}
@@ -140,7 +142,7 @@ func (r *Runner) Wake(ctx context.Context) (time.Duration, error) {
 }
 
 func (r *Runner) doze(ctx context.Context) error {
-	v, err := r.boot(ctx, template)
+	v, err := r.boot(ctx, template, asleep)
 	if err != nil {
 		return err
 	}
@@ -154,13 +156,14 @@ func (r *Runner) doze(ctx context.Context) error {
 	if err == nil {
 		err = v.save(asleep)
 	}
+	r.asleep = err == nil
 	return errors.Join(err, v.end())
 }
 
 func (r *Runner) start(ctx context.Context, v *vm) error {
 	c := r.cfg
 	err := v.session.Configure(ctx, guest.Config{
-		Hostname: "bare", Now: time.Now(), Entropy: entropy(), RootFS: "erofs",
+		Hostname: "bare", Now: time.Now(), Entropy: entropy(), RootFS: "erofs", Scratch: c.Scratch != "",
 		Net:  guest.Net{Addr: netip.PrefixFrom(c.Guest, 32), Gateway: c.Gateway},
 		Args: c.Args, Env: c.Env, User: c.User, WorkDir: c.WorkDir,
 	})

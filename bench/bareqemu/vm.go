@@ -21,16 +21,17 @@ type vm struct {
 	r       *Runner
 	dir     string
 	memory  string
+	scratch string
 	cmd     *exec.Cmd
 	qmp     net.Conn
 	replies *bufio.Reader
 	session *guest.Session
 }
 
-// boot starts a QEMU, cold or from a snapshot, and opens a session with its agent.
-func (r *Runner) boot(ctx context.Context, snapshot string) (_ *vm, err error) {
+// boot starts a QEMU as the named machine, cold or from a snapshot, and opens a session with its agent.
+func (r *Runner) boot(ctx context.Context, snapshot, machine string) (_ *vm, err error) {
 	r.n++
-	v := &vm{r: r, dir: filepath.Join(r.cfg.Dir, fmt.Sprint(r.n))}
+	v := &vm{r: r, dir: filepath.Join(r.cfg.Dir, fmt.Sprint(r.n)), scratch: filepath.Join(r.cfg.Dir, machine+".img")}
 	v.memory = filepath.Join(r.cfg.ShmDir, fmt.Sprintf("bare-%d-%d.mem", os.Getpid(), r.n))
 	r.last = v
 	defer func() {
@@ -44,6 +45,11 @@ func (r *Runner) boot(ctx context.Context, snapshot string) (_ *vm, err error) {
 	from := filepath.Join(r.cfg.Dir, snapshot)
 	if snapshot != "" {
 		if err := command(ctx, "cp", "--sparse=always", filepath.Join(from, "memory"), v.memory); err != nil {
+			return nil, err
+		}
+	}
+	if r.cfg.Scratch != "" && snapshot != asleep { // a machine that slept keeps its own
+		if err := command(ctx, "cp", "--sparse=always", r.cfg.Scratch, v.scratch); err != nil {
 			return nil, err
 		}
 	}
@@ -94,6 +100,9 @@ func (v *vm) args(incoming bool) []string {
 		" -device virtio-serial-device -chardev socket,id=link,path=link,server=on,wait=off -device virtserialport,chardev=link,name=ctl"+
 		" -device virtio-rng-device",
 		c.MemoryMiB, c.MemoryMiB, v.memory, c.RootFS, c.Tap, c.MAC))
+	if c.Scratch != "" {
+		a = append(a, "-drive", "id=d1,if=none,file="+v.scratch+",format=raw,discard=unmap", "-device", "virtio-blk-device,drive=d1")
+	}
 	if incoming {
 		return append(a, "-incoming", "defer")
 	}

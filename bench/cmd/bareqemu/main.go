@@ -32,6 +32,7 @@ func run() (err error) {
 	flag.StringVar(&cfg.Vmlinux, "kernel", "", "ELF kernel")
 	flag.StringVar(&cfg.Initrd, "initrd", "", "initrd with the guest's init")
 	flag.StringVar(&cfg.RootFS, "rootfs", "", "EROFS image of the app")
+	flag.StringVar(&cfg.Scratch, "scratch", "", "ext4 image for the writable layer; none is memory")
 	flag.StringVar(&cfg.ShmDir, "shm", "/dev/shm", "tmpfs for guests' memory")
 	flag.IntVar(&cfg.MemoryMiB, "memory", 512, "MiB of a guest")
 	flag.IntVar(&cfg.Port, "port", 80, "port of the app")
