@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"net"
 	"net/netip"
 	"sync"
 	"testing"
@@ -117,6 +118,55 @@ func TestNoConnectionIsClosedWhileTheFleetSwings(t *testing.T) {
 			if m.State != "suspended" && m.State != "destroyed" {
 				t.Errorf("when all have left, machine %s is %s", m.ID, m.State)
 			}
+		}
+	})
+}
+
+// The server is killed at some moment of a deploy and started again: the deploy comes to the end it would
+// have come to, and the connections live.
+func TestADeployGoesOnAfterARestart(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := volanttest.New(t)
+		defer p.Close()
+		addr, _ := p.Deploy("web", volanttest.Image)
+		conns := connect(t, p, 21, func() (net.Conn, error) { return p.Connect(addr) })
+		time.Sleep(5 * time.Second)
+		for i := range 16 {
+			image, want := volanttest.Image, "complete"
+			if i%4 == 3 {
+				image, want = volanttest.Broken, "failed"
+			}
+			r, err := p.API.CreateRelease(context.Background(), "web", api.CreateRelease{
+				Image: string(image), WaitTimeout: volant.Duration(20 * time.Second), Config: volant.MachineConfig{
+					Services: []volant.Service{{Protocol: "tcp", InternalPort: volanttest.Port, Ports: []volant.Port{{Port: 80}}}},
+				},
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(time.Duration(i) * 90 * time.Millisecond)
+			p.Stop()
+			time.Sleep(time.Second)
+			p.Start()
+			time.Sleep(2 * time.Minute)
+			if r, err = p.API.Release(context.Background(), "web", r.Version); err != nil || r.Status != want {
+				t.Errorf("cut after %d ms: release %d is %s (%s), %v, want %s", i*90, r.Version, r.Status, r.Reason, err, want)
+			}
+			c, err := p.Connect(addr)
+			if err != nil {
+				t.Fatalf("cut after %d ms: %v", i*90, err)
+			}
+			conns = append(conns, c)
+		}
+		for i, c := range conns {
+			if err := volanttest.Echo(c); err != nil {
+				t.Errorf("connection %d was lost: %v", i, err)
+			}
+			c.Close()
+		}
+		time.Sleep(5 * time.Minute)
+		if got := p.States("web"); got["started"] != 0 || got["stopped"] != 0 || got["starting"] != 0 {
+			t.Errorf("when all have left, machines are %v", got)
 		}
 	})
 }
