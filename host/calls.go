@@ -30,6 +30,10 @@ func (m *machine) takeWish(w volant.Machine) (found bool, err error) {
 	if w.Generation <= old.Generation && old.Kind != "" {
 		return found, nil
 	}
+	if m.rec.State == volant.StateDestroyed { // its tombstone: the record is gone and stays so
+		m.rec.Machine, m.rec.Generation = w, w.Generation
+		return found, nil
+	}
 	if err := m.writeLocked(pointWish, func(r *record) { r.follow(w) }); err != nil {
 		return found, err
 	}

@@ -327,6 +327,22 @@ func TestDestroyWhileItBoots(t *testing.T) {
 	})
 }
 
+// The tombstone that follows a destroyed machine's end makes no record of it again.
+func TestTombstoneLeavesNoRecord(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		m, id := awakeRig(t, r)
+		m = changed(m, func(m *volant.Machine) { m.Run = volant.RunDestroyed })
+		r.SetWishes([]volant.Machine{m})
+		r.await(id, volant.StateDestroyed)
+		r.SetWishes([]volant.Machine{changed(m, func(m *volant.Machine) { m.Tombstone = true })})
+		r.settle()
+		left, err := filepath.Glob(filepath.Join(r.cfg.Dir, "journal", "machines", "*"))
+		if err != nil || len(left) > 0 {
+			t.Errorf("left are %v (%v)", left, err)
+		}
+	})
+}
+
 func TestChecksGateReadiness(t *testing.T) {
 	bubble(t, func(t *testing.T, r *rig) {
 		r.disks.listen(false)
