@@ -117,16 +117,34 @@ func machines(t testing.TB, s *live.Server, app string) []api.Machine {
 	return ms
 }
 
+// awake is how many of an app's machines serve.
+func awake(t testing.TB, s *live.Server, app string) int {
+	t.Helper()
+	n := 0
+	for _, m := range machines(t, s, app) {
+		if m.State == "started" {
+			n++
+		}
+	}
+	return n
+}
+
 // eventually waits for a condition, generously: these machines may be busy.
 func eventually(t testing.TB, what string, ok func() bool) {
 	t.Helper()
-	deadline := time.Now().Add(90 * time.Second)
-	for !ok() {
-		if time.Now().After(deadline) {
-			t.Fatalf("this did not happen: %s", what)
-		}
-		time.Sleep(20 * time.Millisecond)
+	if !within(ok) {
+		t.Fatalf("this did not happen: %s", what)
 	}
+}
+
+// within says whether a condition comes to hold in a time that is generous even on a busy machine.
+func within(ok func() bool) bool {
+	for deadline := time.Now().Add(90 * time.Second); !ok(); time.Sleep(20 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			return false
+		}
+	}
+	return true
 }
 
 // sleep puts all of an app's machines to sleep and waits until they are.

@@ -181,3 +181,6 @@ func memoryMB() (int, error) {
 	}
 	return kb / 1024, nil
 }
+
+// CrashPoints names the write-ahead points that Config.Crash is called at.
+func CrashPoints() []string { return host.Points() }

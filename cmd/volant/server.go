@@ -8,10 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"runtime/debug"
-	"strconv"
 	"strings"
-	"sync/atomic"
-	"syscall"
 
 	"github.com/pelletier/go-toml/v2"
 	"github.com/spf13/cobra"
@@ -58,7 +55,7 @@ or crash of the server closes no connection.`,
 	f.StringVar(&listen, "listen", "", "address of the API (default 127.0.0.1:4280)")
 	f.StringVar(&region, "region", "", "code of the place this server is in (default local)")
 	f.StringVar(&level, "log-level", "info", "debug, info, warn or error")
-	cmd.AddCommand(newServerConfig())
+	cmd.AddCommand(newServerConfig(), newServerPoints(g))
 	return cmd
 }
 
@@ -112,34 +109,6 @@ func newLog(level string) (*slog.Logger, error) {
 		return nil, volant.Invalidf("log level %q: use debug, info, warn or error", level)
 	}
 	return slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: l})), nil
-}
-
-// crashPoint reads POINT:before|after[:N]: the process kills itself the N-th time the host comes to that
-// write-ahead point. For fault tests.
-func crashPoint(s string) (func(point, when string), error) {
-	if s == "" {
-		return nil, nil
-	}
-	parts := strings.Split(s, ":")
-	times := 1
-	if len(parts) == 3 {
-		n, err := strconv.Atoi(parts[2])
-		if err != nil || n < 1 {
-			return nil, fmt.Errorf("VOLANT_CRASH=%q: %q is not a count", s, parts[2])
-		}
-		times = n
-	}
-	if len(parts) < 2 || len(parts) > 3 || parts[1] != "before" && parts[1] != "after" {
-		return nil, fmt.Errorf("VOLANT_CRASH=%q: write POINT:before or POINT:after, and :N for the N-th time", s)
-	}
-	var seen atomic.Int64
-	return func(point, when string) {
-		if point == parts[0] && when == parts[1] && seen.Add(1) == int64(times) {
-			fmt.Fprintf(os.Stderr, "volant: crash asked for at %s:%s\n", point, when)
-			_ = syscall.Kill(os.Getpid(), syscall.SIGKILL) // nothing after this line runs
-			select {}
-		}
-	}, nil
 }
 
 // version is the module's version, or the commit of a build from source.

@@ -2,10 +2,13 @@ package live
 
 import (
 	"bytes"
+	"encoding/hex"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 )
 
@@ -16,24 +19,32 @@ func Leaks(dir, node string) []string {
 	if node != "" {
 		out = append(out, named("ip", []string{"-o", "link"}, node)...)
 		out = append(out, named("nft", []string{"list", "tables"}, node)...)
+		out = append(out, Routes(node)...)
 		out = append(out, matches("/dev/shm/*"+node+"*")...)
-		for _, depth := range []string{"*", "*/*", "*/*/*"} {
-			out = append(out, matches("/sys/fs/cgroup/"+depth+node+"*")...)
-		}
+		out = append(out, Cgroups(node)...)
 	}
-	if mounts, err := os.ReadFile("/proc/self/mounts"); err == nil {
-		for line := range strings.Lines(string(mounts)) {
-			if strings.Contains(line, dir) {
-				out = append(out, "mount "+strings.TrimSpace(line))
-			}
-		}
-	}
-	return out
+	return append(out, mounts(dir)...)
 }
+
+// A Process is one that belongs to a server.
+type Process struct {
+	PID     int
+	Command string
+}
+
+func (p Process) String() string { return fmt.Sprintf("process %d %.120s", p.PID, p.Command) }
 
 // Processes lists the processes whose command line or working directory names dir.
 func Processes(dir string) []string {
 	var out []string
+	for _, p := range processes(dir) {
+		out = append(out, p.String())
+	}
+	return out
+}
+
+func processes(dir string) []Process {
+	var out []Process
 	procs, _ := filepath.Glob("/proc/[0-9]*/cmdline") // the pattern is right
 	for _, p := range procs {
 		b, err := os.ReadFile(p)
@@ -42,8 +53,54 @@ func Processes(dir string) []string {
 		}
 		cwd, _ := os.Readlink(filepath.Join(filepath.Dir(p), "cwd"))
 		if bytes.Contains(b, []byte(dir)) || strings.HasPrefix(cwd, dir) {
-			cmd := string(bytes.ReplaceAll(b, []byte{0}, []byte{' '}))
-			out = append(out, fmt.Sprintf("process %s %.120s", filepath.Base(filepath.Dir(p)), cmd))
+			pid, _ := strconv.Atoi(filepath.Base(filepath.Dir(p))) // digits, by the pattern
+			out = append(out, Process{pid, strings.TrimSpace(string(bytes.ReplaceAll(b, []byte{0}, []byte{' '})))})
+		}
+	}
+	return out
+}
+
+// Routes lists the routes that a node has made: they bear Volant's protocol, and the node's ID as their metric.
+func Routes(node string) []string {
+	id, err := hex.DecodeString(node)
+	if err != nil || len(id) != 4 {
+		return []string{fmt.Sprintf("node ID %q: it has 8 hex digits", node)}
+	}
+	metric := fmt.Sprintf("metric %d", uint32(id[0])<<24|uint32(id[1])<<16|uint32(id[2])<<8|uint32(id[3]))
+	var out []string
+	for _, family := range []string{"-4", "-6"} {
+		out = append(out, named("ip", []string{"-o", family, "route", "show", "table", "all", "proto", "86"}, metric)...)
+	}
+	return out
+}
+
+// Cgroups lists the cgroups that bear the node's ID, wherever they were made. Those below them bear it not.
+func Cgroups(node string) []string {
+	var out []string
+	err := filepath.WalkDir("/sys/fs/cgroup", func(path string, d fs.DirEntry, err error) error {
+		switch {
+		case err != nil || !d.IsDir():
+			return nil //nolint:nilerr // a group that has just gone
+		case strings.Contains(d.Name(), node):
+			out = append(out, path)
+		}
+		return nil
+	})
+	if err != nil {
+		out = append(out, "cgroups: "+err.Error())
+	}
+	return out
+}
+
+func mounts(dir string) []string {
+	b, err := os.ReadFile("/proc/self/mounts")
+	if err != nil {
+		return []string{"mounts: " + err.Error()}
+	}
+	var out []string
+	for line := range strings.Lines(string(b)) {
+		if strings.Contains(line, dir) {
+			out = append(out, "mount "+strings.TrimSpace(line))
 		}
 	}
 	return out

@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"github.com/volant-edge/volant/client"
+	"github.com/volant-edge/volant/internal/atomicfile"
 )
 
 // Options say which server to run. Bin and Kernel are required.
@@ -78,7 +79,7 @@ func (s *Server) Run(ctx context.Context, env ...string) error {
 	_ = os.Remove(filepath.Join(s.Data, "api.addr"))
 	cmd := exec.Command(s.Bin, "server", "--config", s.file("server.toml"), "--log-level", "debug")
 	cmd.Stdout, cmd.Stderr = log, log
-	cmd.Env = append(os.Environ(), env...)
+	cmd.Env = append(append(os.Environ(), "VOLANT_CRASH=@"+s.crashFile()), env...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if err := cmd.Start(); err != nil {
 		return err
@@ -239,6 +240,6 @@ func (s *Server) Close() error {
 
 // Node is the server's node ID.
 func (s *Server) Node() string {
-	b, _ := os.ReadFile(filepath.Join(s.Data, "node-id")) // none before the first start
-	return strings.TrimSpace(string(b))
+	b, _ := atomicfile.ReadChecked(filepath.Join(s.Data, "node-id"), 64) // none before the first start
+	return string(b)
 }
