@@ -73,6 +73,7 @@ type sock struct {
 	hup                bool // the peer's FIN was announced
 	eof                bool // and read
 	failed             bool // the socket was reset, or its peer is dead
+	prompt             bool // TCP_NODELAY is set on a machine's socket
 	urgent             bool // a short read does not mean that nothing is left
 }
 

@@ -314,8 +314,9 @@ func TestLoopSlotIsFreeThoughTheClientHasStillToRead(t *testing.T) {
 
 func TestLoopProbesBothSides(t *testing.T) {
 	s := newSite(t, 20, 25, func(p *Proxy) { p.times.sweep = time.Millisecond })
-	s.dial()
-	s.accept()
+	client, machine := s.pair()
+	client.Write([]byte("y"))
+	io.ReadFull(machine, make([]byte, 1))
 	check := func(fd int32) bool {
 		get := func(level, opt int) int {
 			n, err := unix.GetsockoptInt(int(fd), level, opt)

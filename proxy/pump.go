@@ -227,6 +227,10 @@ func (f *flow) move(ln *lane, src, dst *sock) outcome {
 
 // pull reads once; ok to go on.
 func (f *flow) pull(ln *lane, src, dst *sock) (outcome, bool) {
+	if dst.machine && ln.bytes > 0 && !dst.prompt {
+		dst.prompt = true // the first bytes are never held back, so one request alone saves the call
+		sysNoDelay(dst.fd)
+	}
 	if ln.splice {
 		if o, ok, done := f.pullPages(ln, src); done {
 			return o, ok

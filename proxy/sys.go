@@ -125,7 +125,6 @@ func sysConnect(to netip.AddrPort) (int32, syscall.Errno) {
 		return -1, e
 	}
 	fd := int32(n)
-	sysNoDelay(fd)
 	if family == unix.AF_INET6 {
 		sa := unix.RawSockaddrInet6{Family: unix.AF_INET6, Port: networkOrder(to.Port()), Addr: to.Addr().As16()}
 		_, _, e = syscall.RawSyscall(syscall.SYS_CONNECT, n, uintptr(unsafe.Pointer(&sa)), unsafe.Sizeof(sa))

@@ -29,6 +29,7 @@ import (
 const (
 	loadCore  = 0
 	proxyCore = 1
+	priority  = 5 // real-time, of load and proxies
 )
 
 // row is one number of the report.
@@ -72,19 +73,21 @@ func run() error {
 	rounds := flag.Int("rounds", 12, "interleaved rounds; at least 10 for a number to be quoted")
 	length := flag.Duration("time", 1500*time.Millisecond, "length of one measurement")
 	only := flag.String("only", "", "measure only bulk, conns or latency")
+	plain := flag.Bool("plain", os.Geteuid() != 0, "do not run load and proxies before everything else on their cores")
+	target := flag.Int("target", 0, "which one to hold: 0 is Volant, 1 HAProxy, 2 the bare loop")
 	profile := flag.Duration("hold", 0, "only load Volant for this long, for a profiler")
 	flag.Parse()
-	if err := onCore(loadCore); err != nil {
+	if err := onCore(loadCore, !*plain); err != nil {
 		return err
 	}
-	b, err := newBench()
+	b, err := newBench(!*plain)
 	if err != nil {
 		return err
 	}
 	defer b.close()
 	if *profile > 0 {
-		fmt.Fprintln(os.Stderr, "proxy process:", b.targets[0].pid)
-		return b.hold(*only, *profile)
+		fmt.Fprintln(os.Stderr, "proxy process:", b.targets[*target].pid)
+		return b.hold(*only, *profile, *target)
 	}
 	ok := true
 	for _, m := range measures() {
@@ -111,7 +114,7 @@ func run() error {
 }
 
 // onCore keeps this process, which is the load, on one core.
-func onCore(core int) error {
+func onCore(core int, first bool) error {
 	runtime.GOMAXPROCS(1)
 	var set unix.CPUSet
 	set.Set(core)
@@ -127,8 +130,18 @@ func onCore(core int) error {
 		if err := unix.SchedSetaffinity(tid, &set); err != nil {
 			return fmt.Errorf("keep the load on core %d: %w", core, err)
 		}
+		if !first {
+			continue
+		}
+		if err := realtime(tid); err != nil {
+			return fmt.Errorf("give the load priority: %w", err)
+		}
 	}
 	return nil
+}
+
+func realtime(tid int) error {
+	return unix.SchedSetAttr(tid, &unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: unix.SCHED_RR, Priority: priority}, 0)
 }
 
 // measure is one thing that is measured.
@@ -203,10 +216,10 @@ func (b *bench) sample(m measure, t target, length time.Duration) (sample, error
 	return sample{rate: work / took, cpu: (after - before).Seconds() / work}, nil
 }
 
-func (b *bench) hold(name string, length time.Duration) error {
+func (b *bench) hold(name string, length time.Duration, target int) error {
 	for _, m := range measures() {
 		if name == "" || name == m.name {
-			s, err := b.sample(m, b.targets[0], length)
+			s, err := b.sample(m, b.targets[target], length)
 			if err != nil {
 				return err
 			}
@@ -260,7 +273,12 @@ func median(v []float64) float64 {
 	return (v[len(v)/2-1] + v[len(v)/2]) / 2
 }
 
-// pinned is a command kept on the proxy's core.
-func pinned(args ...string) *exec.Cmd {
-	return exec.Command("taskset", append([]string{"-c", fmt.Sprint(proxyCore)}, args...)...)
+// pinned is a command kept on the proxy's core, before whatever else runs there: else a proxy of several
+// threads gets a larger share of a busy core than one of a single thread.
+func (b *bench) pinned(args ...string) *exec.Cmd {
+	before := []string{"taskset", "-c", fmt.Sprint(proxyCore)}
+	if b.realtime {
+		before = append([]string{"chrt", "-r", fmt.Sprint(priority)}, before...)
+	}
+	return exec.Command(before[0], append(before[1:], args...)...)
 }

@@ -24,18 +24,19 @@ type target struct {
 
 // bench is the app, and the proxies before it.
 type bench struct {
-	app     *app
-	targets []target // Volant first
-	dir     string
-	ends    []func()
+	app      *app
+	targets  []target // Volant first
+	dir      string
+	realtime bool // load and proxies run before all else
+	ends     []func()
 }
 
-func newBench() (*bench, error) {
+func newBench(realtime bool) (*bench, error) {
 	dir, err := os.MkdirTemp("", "volant-bench")
 	if err != nil {
 		return nil, err
 	}
-	b := &bench{dir: dir}
+	b := &bench{dir: dir, realtime: realtime}
 	b.ends = append(b.ends, func() { os.RemoveAll(dir) }) //nolint:errcheck // litter in a temporary directory
 	if b.app, err = newApp(); err != nil {
 		return nil, err
@@ -102,7 +103,7 @@ func (b *bench) startVolant(front netip.AddrPort) (target, error) {
 	}
 	ctx := context.Background()
 	c, err := proxy.Ensure(ctx, proxy.Start{
-		Data: d, Args: pinned(self, "role-volant", d.Root()).Args,
+		Data: d, Args: b.pinned(self, "role-volant", d.Root()).Args,
 	})
 	if err != nil {
 		return target{}, err
@@ -131,7 +132,8 @@ func (b *bench) startHAProxy(front netip.AddrPort) (target, error) {
     tune.pipesize 1048576
 defaults
     mode tcp
-    option splice-auto
+    option splice-request
+    option splice-response
     timeout connect 5s
     timeout client 1m
     timeout server 1m
@@ -151,7 +153,7 @@ backend b
 		return target{}, fmt.Errorf("haproxy: %w", err)
 	}
 	fmt.Sscanf(string(out), "HAProxy version %s", &version) //nolint:errcheck // for the row's name only
-	cmd := pinned("haproxy", "-db", "-f", path)
+	cmd := b.pinned("haproxy", "-db", "-f", path)
 	if err := cmd.Start(); err != nil {
 		return target{}, err
 	}
@@ -164,7 +166,7 @@ func (b *bench) startBare(front netip.AddrPort) (target, error) {
 	if err != nil {
 		return target{}, err
 	}
-	cmd := pinned(self, "role-bare", front.String(), b.app.addr.String())
+	cmd := b.pinned(self, "role-bare", front.String(), b.app.addr.String())
 	cmd.Stderr = os.Stderr
 	if err := cmd.Start(); err != nil {
 		return target{}, err
