@@ -72,29 +72,67 @@ func pack(ctx context.Context, dst, src *os.File, size int64) (string, error) {
 	if err := dst.Truncate(size); err != nil {
 		return "", err
 	}
-	h := sha256.New()
-	buf := make([]byte, chunk)
+	s := startSummer()
 	err := extents(src, size, func(from, to int64) error {
 		for ; from < to; from += chunk {
 			if err := ctx.Err(); err != nil {
 				return err
 			}
-			b := buf[:min(chunk, to-from)]
+			b := (<-s.free)[:min(chunk, to-from)]
 			if _, err := src.ReadAt(b, from); err != nil {
 				return fmt.Errorf("copy memory: %w", err)
 			}
 			err := runs(b, func(i, j int) error {
-				sum(h, from+int64(i), b[i:j])
 				_, err := dst.WriteAt(b[i:j], from+int64(i))
 				return err
 			})
 			if err != nil {
 				return fmt.Errorf("copy memory: %w", err)
 			}
+			s.full <- piece{from, b}
 		}
 		return nil
 	})
-	return hex.EncodeToString(h.Sum(nil)), err
+	return s.end(), err
+}
+
+// piece is part of a memory file, at its place.
+type piece struct {
+	at int64
+	b  []byte
+}
+
+// summer sums pieces beside the one who copies them, which takes as long.
+type summer struct {
+	free chan []byte // buffers
+	full chan piece
+	sum  chan string
+}
+
+func startSummer() *summer {
+	const buffers = 4
+	s := &summer{free: make(chan []byte, buffers), full: make(chan piece, buffers), sum: make(chan string, 1)}
+	for range buffers {
+		s.free <- make([]byte, chunk)
+	}
+	go s.run()
+	return s
+}
+
+func (s *summer) run() {
+	h := sha256.New()
+	for p := range s.full {
+		//nolint:errcheck // a hash's Write never fails
+		runs(p.b, func(i, j int) error { sum(h, p.at+int64(i), p.b[i:j]); return nil })
+		s.free <- p.b[:chunk]
+	}
+	s.sum <- hex.EncodeToString(h.Sum(nil))
+}
+
+// end returns the sum of all pieces and ends the summer.
+func (s *summer) end() string {
+	close(s.full)
+	return <-s.sum
 }
 
 // sumMemory returns the sum that pack gave for a memory file.

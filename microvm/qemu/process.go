@@ -47,8 +47,9 @@ func spawn(binary, dir, build string, args []string, files ...*os.File) (*proces
 		p.release()
 		return nil, err
 	}
-	// What our own parent left open for us is no business of a VM's.
-	if err := unix.CloseRange(3, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC); err != nil {
+	// What our own parent left open for us is no business of a VM's. Kernels before 5.11 cannot do it.
+	err = unix.CloseRange(3, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC)
+	if err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOSYS) {
 		p.release()
 		return nil, fmt.Errorf("close_range: %w", err)
 	}
