@@ -81,7 +81,22 @@ func (c *Client) Query(ctx context.Context, q why.Query) ([]why.Record, error) {
 
 // Shutdown asks the process to end: it stops accepting at once and ends with its last connection, or
 // after its bound. It returns when that has begun.
-func (c *Client) Shutdown(ctx context.Context) error { return c.call(ctx, opShutdown, nil, nil) }
+func (c *Client) Shutdown(ctx context.Context) error {
+	select {
+	case <-c.done:
+		return c.err
+	default:
+	}
+	err := c.call(ctx, opShutdown, nil, nil)
+	if errors.Is(err, volant.ErrUnavailable) {
+		select {
+		case <-c.done: // it had nothing to wait for, and ended before it could answer
+			return nil
+		default:
+		}
+	}
+	return err
+}
 
 // Watch is Proxy.Watch, on a connection of its own. It also returns, with volant.ErrUnavailable, when
 // that is lost.

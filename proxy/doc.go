@@ -4,6 +4,10 @@
 //	accept ─► route ─► handle ─► pick ─┬─► connect ─► relay
 //	                                   └─► queue, wake ─┘
 //
+// Plain TCP is served by loops: an epoll instance and one goroutine each, no goroutine per connection,
+// and splice(2) for whatever is big. Other kinds of connections take the same road (session) on
+// net.Conns, which is also how a platform runs in memory under a test.
+//
 // It is told the world as one Table, tells in return what it sees as Events (Load, Wake, and
 // why.Record), and needs nobody to go on with the last Table it had. The same Proxy runs inside a
 // test or as a process of its own (Main), where Client has its methods.

@@ -14,7 +14,7 @@ type flow struct {
 	c, m    *sock // client and machine; nil when closed
 	up      lane  // client to machine
 	down    lane
-	alarm_  alarm
+	due     alarm
 	purpose purpose
 	how     end
 
@@ -128,10 +128,10 @@ func (f *flow) alarm(at time.Time) { f.setAlarm(at, forSession) }
 
 func (f *flow) setAlarm(at time.Time, why purpose) {
 	f.purpose = why
-	if f.alarm_.ring == nil {
-		f.alarm_.ring = f.ring
+	if f.due.ring == nil {
+		f.due.ring = f.ring
 	}
-	f.loop.set(&f.alarm_, at)
+	f.loop.set(&f.due, at)
 }
 
 func (f *flow) ring() {
@@ -191,7 +191,7 @@ func (l *loop) later(f *flow, e syscall.Errno) {
 
 func (f *flow) hangUp() bool {
 	l := f.loop
-	l.cancel(&f.alarm_)
+	l.cancel(&f.due)
 	m := f.m
 	f.m = nil
 	if m == nil {
@@ -214,14 +214,14 @@ func (f *flow) connected(ev uint32) {
 		if err == nil {
 			err = syscall.ECONNRESET
 		}
-		f.loop.cancel(&f.alarm_)
+		f.loop.cancel(&f.due)
 		f.loop.drop(f.m, false)
 		f.m = nil
 		f.dialed(err, false, f.loop.now)
 		return
 	}
 	if ev&unix.EPOLLOUT != 0 {
-		f.loop.cancel(&f.alarm_)
+		f.loop.cancel(&f.due)
 		f.dialed(nil, false, f.loop.now)
 	}
 }
@@ -234,7 +234,7 @@ func (f *flow) relay() {
 // refuse closes a client that got no machine.
 func (f *flow) refuse(farewell bool) {
 	l := f.loop
-	l.cancel(&f.alarm_)
+	l.cancel(&f.due)
 	if !farewell || l.farewells >= farewellsMost {
 		f.finish()
 		return
@@ -272,7 +272,7 @@ func (f *flow) finish() {
 	}
 	f.over = true
 	l := f.loop
-	l.cancel(&f.alarm_)
+	l.cancel(&f.due)
 	f.closeMachine(false)
 	if f.c != nil {
 		l.drop(f.c, false)

@@ -134,6 +134,7 @@ func (a *app) enqueue(w *waiter) {
 // demand counts w in or out of those for whom machines are woken and made.
 func (a *app) demand(w *waiter, n int) {
 	a.loud += n
+	w.svc.loud += n
 	a.region(w.region).waiting += n
 	a.peak = max(a.peak, a.held+a.loud)
 	a.touch(n > 0)

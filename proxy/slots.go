@@ -62,6 +62,7 @@ type service struct {
 	places     []*place // of cands, by the same index
 	byID       map[volant.MachineID]*place
 	queue      queue
+	loud       int  // of its queue, who are demand
 	shy        bool // some place may be shut
 	retired    bool // not in the newest table
 }

@@ -70,12 +70,7 @@ func (a *app) rewake() {
 }
 
 func (a *app) wakeView(s *service) wakeView {
-	v := wakeView{soft: int(s.soft), canGrow: a.cfg.CanGrow, noWake: a.cfg.NoWake}
-	for w := s.queue.first; w != nil; w = w.next {
-		if !w.quiet {
-			v.queued++
-		}
-	}
+	v := wakeView{queued: s.loud, soft: int(s.soft), canGrow: a.cfg.CanGrow, noWake: a.cfg.NoWake}
 	for id, m := range a.machines {
 		if !m.present || m.cfg.Cordoned {
 			continue
