@@ -43,19 +43,33 @@ type Backend interface {
 // (nil), the link fails, or a Shutdown was answered (ErrShutdown). It closes the link.
 func Serve(ctx context.Context, link io.ReadWriteCloser, b Backend) error {
 	ctx, cancel := context.WithCancel(ctx)
-	var handlers sync.WaitGroup
-	defer handlers.Wait()
+	defer cancel()
 	stop := context.AfterFunc(ctx, func() { _ = link.Close() }) // to end Read; nobody is left to tell
 	defer stop()
-	defer func() { _ = link.Close() }()
-	defer cancel()
+	s := server{link: link, r: bufio.NewReaderSize(link, linkBuf), b: b}
+	err := s.sessions(ctx)
+	cancel()
+	_ = link.Close() // it has failed, or is of no more use
+	s.handlers.Wait()
+	if s.down.Load() {
+		return ErrShutdown
+	}
+	return err
+}
 
-	s := server{link: link, r: bufio.NewReaderSize(link, linkBuf), b: b, handlers: &handlers}
+type server struct {
+	link     io.ReadWriteCloser
+	r        *bufio.Reader
+	b        Backend
+	handlers sync.WaitGroup
+	down     atomic.Bool // Shutdown was done
+}
+
+// sessions serves one session after the other.
+func (s *server) sessions(ctx context.Context) error {
 	for {
 		err := s.session(ctx)
 		switch {
-		case s.down.Load():
-			return ErrShutdown
 		case ctx.Err() != nil:
 			return nil
 		case errors.Is(err, ErrDetached), errors.Is(err, errProtocol), errors.Is(err, errSync):
@@ -63,14 +77,6 @@ func Serve(ctx context.Context, link io.ReadWriteCloser, b Backend) error {
 			return err
 		}
 	}
-}
-
-type server struct {
-	link     io.ReadWriteCloser
-	r        *bufio.Reader
-	b        Backend
-	handlers *sync.WaitGroup
-	down     atomic.Bool // Shutdown was done
 }
 
 // session waits for a host's hail, answers it, and serves until that session ends.

@@ -119,11 +119,70 @@ func FuzzSession(f *testing.F) {
 	})
 }
 
-// answering calls onHail with the first hail's nonce.
+// A guest that breaks a bound loses its session; the host holds no more than the bound.
+func TestHostileGuest(t *testing.T) {
+	data := func(sub uint8, stream uint32, n int) []byte {
+		var b []byte
+		for ; n > 0; n -= maxPayload {
+			b = appendFrame(b, frame{kind: kindData, sub: sub, stream: stream, payload: make([]byte, min(n, maxPayload))})
+		}
+		return b
+	}
+	for name, b := range map[string][]byte{
+		"output beyond the window":  data(subOut, 1, window+1),
+		"errors beyond the window":  data(subErr, 1, window+1),
+		"a reply beyond its bound":  data(subMessage, 1, maxReply+1),
+		"data behind the end":       append(appendFrame(nil, frame{kind: kindEnd, sub: subOut, stream: 1}), data(subOut, 1, 1)...),
+		"a window of 5 bytes":       appendFrame(nil, frame{kind: kindWindow, sub: subIn, stream: 1, payload: make([]byte, 5)}),
+		"a window beyond its bound": appendFrame(nil, frame{kind: kindWindow, sub: subIn, stream: 1, payload: []byte{0, 0, 0, 1}}),
+		"a call by the guest":       appendFrame(nil, frame{kind: kindOpen, stream: 1, payload: []byte(callStart)}),
+		"a frame of no kind":        {99, 0, 0, 0, 0, 0, 0, 1},
+		"a frame too long":          {byte(kindData), 0, 0xff, 0xff, 0, 0, 0, 1},
+		"another handshake":         appendSync(nil, echo, Version, nonce{}),
+	} {
+		t.Run(name, func(t *testing.T) {
+			r, w := io.Pipe()
+			opened := make(chan struct{})
+			link := &answering{r: r, opened: opened, onHail: func(n nonce) {
+				go func() {
+					_, _ = w.Write(appendFrame(appendSync(nil, echo, Version, n), frame{kind: kindHello, payload: []byte("{}")}))
+				}()
+			}}
+			s, err := Open(t.Context(), link)
+			if err != nil {
+				t.Fatal(err)
+			}
+			// The call is open before the guest answers to it; its writer takes nothing.
+			done := make(chan error, 1)
+			go func() {
+				_, err := s.Exec(t.Context(), Exec{Args: []string{"x"}, Stdin: blocked{s.Done()}, Stdout: blocked{s.Done()}, Stderr: blocked{s.Done()}})
+				done <- err
+			}()
+			<-opened
+			_, _ = w.Write(b) // the session may end before its last byte
+			if err := <-done; !errors.Is(err, ErrClosed) {
+				t.Errorf("Exec: got %v, want ErrClosed", err)
+			}
+			<-s.Done()
+			if err := s.Close(); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+// blocked is stdio that gives and takes nothing until its channel is closed.
+type blocked struct{ until <-chan struct{} }
+
+func (b blocked) Read([]byte) (int, error)    { <-b.until; return 0, io.EOF }
+func (b blocked) Write(p []byte) (int, error) { <-b.until; return len(p), nil }
+
+// answering calls onHail with the first hail's nonce, and closes opened, if there, with the first call.
 type answering struct {
 	r      *io.PipeReader
 	onHail func(nonce)
 	hailed bool
+	opened chan struct{}
 }
 
 func (a *answering) Read(b []byte) (int, error) { return a.r.Read(b) }
@@ -132,6 +191,10 @@ func (a *answering) Write(b []byte) (int, error) {
 	if _, n, ok := parseSync(b, hail); ok && !a.hailed {
 		a.hailed = true
 		a.onHail(n)
+	}
+	if len(b) > 0 && b[0] == byte(kindOpen) && a.opened != nil {
+		close(a.opened)
+		a.opened = nil
 	}
 	return len(b), nil
 }

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -15,6 +16,7 @@ import (
 	"github.com/pierrec/lz4/v4"
 
 	"github.com/volant-edge/volant"
+	"github.com/volant-edge/volant/volanttest/need"
 )
 
 // fakeVmlinux is an ELF file of one note, with or without the PVH entry.
@@ -249,4 +251,163 @@ func listCPIO(t *testing.T, b []byte) []string {
 		b = b[(start+size+3)&^3:]
 	}
 	return out
+}
+
+// fakeModule is an ELF file with a section .modinfo, signed.
+func fakeModule(depends string) []byte {
+	le := binary.LittleEndian
+	info := "license=GPL\x00depends=" + depends + "\x00name=x\x00"
+	names := "\x00.modinfo\x00.shstrtab\x00"
+	b := append([]byte("\x7fELF\x02\x01\x01"), make([]byte, 9)...)
+	b = le.AppendUint16(b, 1)  // relocatable
+	b = le.AppendUint16(b, 62) // x86-64
+	b = le.AppendUint32(b, 1)
+	b = append(b, make([]byte, 16)...)
+	b = le.AppendUint64(b, uint64(64+len(info)+len(names))) // section headers
+	b = le.AppendUint32(b, 0)
+	for _, v := range []uint16{64, 0, 0, 64, 3, 2} {
+		b = le.AppendUint16(b, v)
+	}
+	b = append(append(b, info...), names...)
+	section := func(name, typ uint32, at, size int) {
+		b = le.AppendUint32(b, name)
+		b = le.AppendUint32(b, typ)
+		b = append(b, make([]byte, 16)...)
+		b = le.AppendUint64(b, uint64(at))
+		b = le.AppendUint64(b, uint64(size))
+		b = append(b, make([]byte, 24)...)
+	}
+	section(0, 0, 0, 0)
+	section(1, 1, 64, len(info))
+	section(10, 3, 64+len(info), len(names))
+	b = append(b, make([]byte, 8)...)
+	b = le.AppendUint32(b, 0)
+	b = append(b, 0, 0, 0, 0)
+	return append(b, signatureMagic...)
+}
+
+func TestPickModules(t *testing.T) {
+	found := map[string][]byte{
+		"virtio_ring": fakeModule(""), "virtio": fakeModule("virtio_ring"), "virtio_mmio": fakeModule("virtio,virtio_ring"),
+		"virtio_console": fakeModule("virtio,virtio_ring"), "virtio_blk": fakeModule("virtio"), "virtio_net": fakeModule("net-failover"),
+		"net_failover": fakeModule("failover"), "failover": fakeModule(""), "erofs": fakeModule("libcrc32c"), "libcrc32c": fakeModule(""),
+		"overlay": fakeModule(""),
+	}
+	mods, content, err := pickModules(found)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, m := range mods {
+		got = append(got, fmt.Sprintf("%s %v", m.Name, m.Late))
+		if bytes.Contains(content[m.Name], []byte(signatureMagic)) || sha(content[m.Name]) != m.Sum {
+			t.Errorf("%s: signed, or of another sum", m.Name)
+		}
+	}
+	want := []string{
+		"virtio_ring false", "virtio false", "virtio_mmio false", "virtio_console false", "virtio_blk true", "failover true",
+		"net_failover true", "virtio_net true", "libcrc32c true", "erofs true", "overlay true",
+	}
+	if !cmp.Equal(got, want) {
+		t.Errorf("order: %s", cmp.Diff(want, got))
+	}
+
+	for text, spoil := range map[string]func(){
+		"holds no module virtio_mmio": func() { delete(found, "virtio_mmio") },
+		"not an uncompressed module":  func() { found["overlay"] = []byte("\xfd7zXZ") },
+	} {
+		spoil()
+		if _, _, err := pickModules(found); err == nil || !strings.Contains(err.Error(), text) {
+			t.Errorf("got %v, want an error with %q", err, text)
+		}
+	}
+	found["virtio_ring"] = fakeModule("virtio") // a circle must not go round for ever
+	if _, _, err := pickModules(found); err == nil {
+		t.Error("a spoilt set was taken")
+	}
+}
+
+// makeDeb makes a package of the given files.
+func makeDeb(t *testing.T, files map[string][]byte) string {
+	t.Helper()
+	need.Tool(t, "machine", "dpkg-deb")
+	dir := t.TempDir()
+	files["DEBIAN/control"] = []byte("Package: x\nVersion: 1\nArchitecture: amd64\nMaintainer: x <x@example.org>\nDescription: x\n")
+	for name, b := range files {
+		if err := os.MkdirAll(filepath.Dir(filepath.Join(dir, name)), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(dir, name), b, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	deb := filepath.Join(t.TempDir(), "linux.deb")
+	if out, err := exec.Command("dpkg-deb", "-Znone", "--build", dir, deb).CombinedOutput(); err != nil {
+		t.Fatalf("dpkg-deb: %v\n%s", err, out)
+	}
+	return deb
+}
+
+func TestSetup(t *testing.T) {
+	elf := fakeVmlinux(true)
+	const mods = "lib/modules/6.1.0-9-cloud-amd64/kernel/"
+	deb := makeDeb(t, map[string][]byte{
+		"boot/vmlinuz-6.1.0-9-cloud-amd64": bzImage(lz4Legacy(t, elf), len(elf)), mods + "drivers/virtio/virtio_mmio.ko": fakeModule("virtio"),
+		mods + "drivers/virtio/virtio.ko": fakeModule(""), mods + "sound/noise.ko": []byte("junk"),
+	})
+	dir := filepath.Join(t.TempDir(), "kernel")
+	var steps []string
+	if err := Setup(t.Context(), dir, deb, func(s string) { steps = append(steps, s) }); err != nil {
+		t.Fatal(err)
+	}
+	if want := []string{"unpack linux.deb", "guest kernel 6.1.0-9-cloud-amd64 is ready"}; !cmp.Equal(steps, want) {
+		t.Errorf("progress: %s", cmp.Diff(want, steps))
+	}
+	k, err := LoadInit(dir, []byte("init"))
+	if err != nil || k.Release != "6.1.0-9-cloud-amd64" {
+		t.Fatalf("Load: got %+v, %v", k, err)
+	}
+	if got, err := os.ReadFile(k.Vmlinux); err != nil || !bytes.Equal(got, elf) {
+		t.Errorf("vmlinux: got %d bytes, %v, want %d", len(got), err, len(elf))
+	}
+}
+
+func TestSetupErrors(t *testing.T) {
+	dir := t.TempDir()
+	meta := makeDeb(t, map[string][]byte{"usr/share/doc/x": []byte("x")})
+	junk := filepath.Join(dir, "junk.deb")
+	if err := os.WriteFile(junk, []byte("junk"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	whole, err := os.ReadFile(meta)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cut := filepath.Join(dir, "cut.deb")
+	if err := os.WriteFile(cut, whole[:len(whole)-2000], 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for file, text := range map[string]string{
+		meta: "is only a pointer", junk: "give a whole Debian package", cut: "dpkg-deb", filepath.Join(dir, "none.deb"): "no such file",
+	} {
+		if err := Setup(t.Context(), dir, file, nil); err == nil || !strings.Contains(err.Error(), text) {
+			t.Errorf("%s: got %v, want an error with %q", filepath.Base(file), err, text)
+		}
+	}
+	if left, err := filepath.Glob(dir + "/[vmk]*"); err != nil || len(left) != 0 {
+		t.Errorf("left behind: %v, %v", left, err)
+	}
+}
+
+// Without apt's lists, or without a network, the error must say what else to do.
+func TestSetupWithoutApt(t *testing.T) {
+	t.Setenv("PATH", t.TempDir())
+	dir := t.TempDir()
+	err := Setup(t.Context(), dir, "", nil)
+	if !errors.Is(err, volant.ErrUnavailable) || !strings.Contains(err.Error(), "volant setup kernel --file") {
+		t.Errorf("got %v, want kind unavailable and the cure", err)
+	}
+	if left, err := os.ReadDir(dir); err != nil || len(left) != 0 {
+		t.Errorf("left behind: %v, %v", left, err)
+	}
 }

@@ -216,7 +216,7 @@ func TestBoot(t *testing.T) {
 		t.Fatalf("Start: %v", err)
 	}
 	t.Logf("Start took %v", time.Since(at))
-	if got, want := get(t), "hello from"; !strings.HasPrefix(got, want) {
+	if got, want := get(t, "/"), "hello from"; !strings.HasPrefix(got, want) {
 		t.Errorf("GET: got %q, want %q", got, want)
 	}
 	t.Logf("first answer after %v", time.Since(began))
@@ -253,7 +253,7 @@ func TestBoot(t *testing.T) {
 	checkDisk(t, v)
 }
 
-func get(t *testing.T) string {
+func get(t *testing.T, path string) string {
 	t.Helper()
 	c := http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, addr string) (net.Conn, error) {
 		d := net.Dialer{Timeout: 50 * time.Millisecond}
@@ -266,7 +266,7 @@ func get(t *testing.T) string {
 	}, DisableKeepAlives: true}}
 	ctx, stop := context.WithTimeout(t.Context(), 30*time.Second)
 	defer stop()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+guestAddr+"/", nil)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+guestAddr+path, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -336,12 +336,18 @@ func checkExecs(t *testing.T, s *guest.Session) {
 		}
 	}
 	run(t, s, guest.Exec{Args: []string{"app", "orphan"}})
-	time.Sleep(100 * time.Millisecond)
+	var st guest.Stats
+	for end := time.Now().Add(30 * time.Second); st.Processes != 1 && time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
+		var err error
+		if st, err = s.Stats(t.Context()); err != nil {
+			t.Fatalf("Stats: %v", err)
+		}
+	}
+	if st.Processes != 1 || st.MemTotalKB < 100_000 || st.MemAvailableKB == 0 {
+		t.Errorf("Stats after the orphan: got %+v", st)
+	}
 	if z, _ := run(t, s, guest.Exec{Args: []string{"app", "zombies"}}); z != "" {
 		t.Errorf("zombies: %q", z)
-	}
-	if st, err := s.Stats(t.Context()); err != nil || st.MemTotalKB < 100_000 || st.MemAvailableKB == 0 || st.Processes != 1 {
-		t.Errorf("Stats: got %+v, %v", st, err)
 	}
 }
 
@@ -400,13 +406,14 @@ func checkExits(t *testing.T, s *guest.Session) {
 		if err := s.Start(ctx); !errors.Is(err, volant.ErrPrecondition) {
 			t.Errorf("Start while it runs: got %v", err)
 		}
-		get(t)
+		get(t, "/")
 		checkLogs(t, s, []string{"stdout SIGTERM"})
 	}
 	if out, exit := run(t, s, guest.Exec{Args: []string{"app", "eat"}}); exit.Signal != 9 {
 		t.Errorf("exec which eats all memory: got %+v, %q, want signal 9", exit, out)
 	}
-	get(t) // the app lives
+	get(t, "/") // the app lives
+	checkFlood(t, s)
 	go func() {
 		resp, err := http.Get("http://" + guestAddr + "/eat")
 		if err == nil {
@@ -419,6 +426,31 @@ func checkExits(t *testing.T, s *guest.Session) {
 	checkLogs(t, s, []string{"init the app was ended by signal 9 (SIGKILL): the machine has too little memory for it"})
 	if err := s.Start(ctx); err != nil {
 		t.Errorf("Start after OOM: %v", err)
+	}
+}
+
+// checkFlood lets the app write much more than the ring holds while nobody reads.
+func checkFlood(t *testing.T, s *guest.Session) {
+	t.Helper()
+	if got := get(t, "/flood"); got != "flooded\n" {
+		t.Errorf("GET /flood: got %q", got)
+	}
+	ctx, stop := context.WithTimeout(t.Context(), 20*time.Second)
+	defer stop()
+	bytes, dropped, last := 0, "", uint64(0)
+	err := s.Logs(ctx, 1, func(l guest.LogLine) {
+		if dropped == "" {
+			dropped = l.Text
+		} else if l.Seq != last+1 {
+			t.Errorf("line %d follows line %d", l.Seq, last)
+		}
+		last = l.Seq
+		if bytes += len(l.Text); strings.HasPrefix(l.Text, "4999 ") {
+			stop()
+		}
+	})
+	if !strings.Contains(dropped, "log lines were dropped here") || bytes < 800_000 || bytes > 1<<20 {
+		t.Errorf("logs after a flood: first %.60q, %d bytes (%v)", dropped, bytes, err)
 	}
 }
 

@@ -105,6 +105,13 @@ func serve() {
 	}
 	http.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "hello from", os.Getpid()) })
 	http.HandleFunc("/eat", func(http.ResponseWriter, *http.Request) { eat() })
+	http.HandleFunc("/flood", func(w http.ResponseWriter, _ *http.Request) {
+		line := strings.Repeat("f", 1000)
+		for i := range 5000 {
+			fmt.Println(i, line)
+		}
+		fmt.Fprintln(w, "flooded")
+	})
 	go func() {
 		fmt.Println(http.ListenAndServe(":80", nil))
 	}()
