@@ -339,17 +339,18 @@ func (f *flow) stop() {
 
 // sweep sets what short connections never need, and ends half-closed ones that are silent.
 func (f *flow) sweep() {
-	if f.state != stateRelaying || f.m == nil {
+	if f.state != stateRelaying {
 		return
 	}
 	l := f.loop
-	if !f.kept {
+	if f.m != nil && !f.kept {
 		f.kept = true
 		if err := sysKeepAlive(f.m.fd); err != nil {
 			l.p.log.Warn("keep-alive was not set", "err", err)
 		}
 	}
-	if f.up.closed != f.down.closed && l.now.Sub(f.lastMoved) >= l.times.half {
+	half := f.m == nil || f.up.closed != f.down.closed // without a machine the client has still to read
+	if half && l.now.Sub(f.lastMoved) >= l.times.half {
 		f.how = endHalfClosed
 		f.closeMachine(true)
 		f.finish()

@@ -365,8 +365,12 @@ func (l *loop) close() {
 	l.timer.Stop()
 	l.pipes.close()
 	l.mu.Lock()
-	defer l.mu.Unlock()
 	l.closed = true
+	late := l.inbox
+	l.mu.Unlock()
+	for _, f := range late { // listeners are given back
+		f(l)
+	}
 	sysClose(l.bell)
 	l.epoll.Close() //nolint:errcheck // nothing is in it
 }

@@ -249,6 +249,18 @@ func TestLoopClientResetWithAMachineThatCloses(t *testing.T) {
 	s.endsAs(endClientReset)
 }
 
+func TestLoopClientResetAfterTheMachineClosedFreesTheSlotAtOnce(t *testing.T) {
+	s := newSite(t, 20, 25, func(p *Proxy) { p.times.linger = time.Hour })
+	client, machine := s.pair()
+	machine.Close()
+	if _, err := client.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
+		t.Fatalf("client read %v, want the end", err)
+	}
+	client.SetLinger(0)
+	client.Close()
+	s.eventually("the slot is free", func() bool { return s.held() == 0 && s.p.open.Load() == 0 })
+}
+
 func TestLoopMachineResetReachesTheClientAfterItsBytes(t *testing.T) {
 	s := newSite(t, 20, 25)
 	client, machine := s.pair()

@@ -164,14 +164,22 @@ func (p *Proxy) Shutdown(ctx context.Context) error {
 	p.ringWanted()
 	t := time.NewTicker(20 * time.Millisecond)
 	defer t.Stop()
-	for p.open.Load() > 0 {
+	for { // the first tick is for those who wait to be accepted
 		select {
 		case <-ctx.Done():
 			return volant.Errorf(volant.ErrUnavailable, "%d connections are still open", p.open.Load())
 		case <-t.C:
 		}
+		if p.open.Load() == 0 && !p.listening() {
+			return nil
+		}
 	}
-	return nil
+}
+
+func (p *Proxy) listening() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return len(p.listeners) > 0
 }
 
 // Hello tells who this proxy is and which Table it has.

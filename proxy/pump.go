@@ -143,6 +143,11 @@ func (f *flow) discard() {
 	if f.over || f.m == nil {
 		return
 	}
+	if f.m.eof || f.m.failed { // its side was closed before
+		f.closeMachine(false)
+		f.finish()
+		return
+	}
 	for range rounds {
 		if !f.m.readable {
 			return

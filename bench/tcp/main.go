@@ -2,9 +2,10 @@
 // io.Copy, which splices. Load (clients and the app) runs on one core and the proxy under test on another;
 // the three take turns, and a ratio is the median over all rounds.
 //
-//	go run ./bench/tcp [-rounds 12] [-time 1.5s]
+//	go run ./bench/tcp [-rounds 12] [-time 1.5s] [-first]
 //
-// It prints one JSON row per number.
+// It prints one JSON row per number. On a machine with other work use -first: else a proxy of several threads
+// gets a larger share of a busy core than one of a single thread.
 package main
 
 import (
@@ -73,14 +74,14 @@ func run() error {
 	rounds := flag.Int("rounds", 12, "interleaved rounds; at least 10 for a number to be quoted")
 	length := flag.Duration("time", 1500*time.Millisecond, "length of one measurement")
 	only := flag.String("only", "", "measure only bulk, conns or latency")
-	plain := flag.Bool("plain", os.Geteuid() != 0, "do not run load and proxies before everything else on their cores")
+	first := flag.Bool("first", false, "run load and proxies before everything else on their cores (root); others there stand still meanwhile")
 	target := flag.Int("target", 0, "which one to hold: 0 is Volant, 1 HAProxy, 2 the bare loop")
 	profile := flag.Duration("hold", 0, "only load Volant for this long, for a profiler")
 	flag.Parse()
-	if err := onCore(loadCore, !*plain); err != nil {
+	if err := onCore(loadCore, *first); err != nil {
 		return err
 	}
-	b, err := newBench(!*plain)
+	b, err := newBench(*first)
 	if err != nil {
 		return err
 	}
@@ -273,8 +274,7 @@ func median(v []float64) float64 {
 	return (v[len(v)/2-1] + v[len(v)/2]) / 2
 }
 
-// pinned is a command kept on the proxy's core, before whatever else runs there: else a proxy of several
-// threads gets a larger share of a busy core than one of a single thread.
+// pinned is a command kept on the proxy's core.
 func (b *bench) pinned(args ...string) *exec.Cmd {
 	before := []string{"taskset", "-c", fmt.Sprint(proxyCore)}
 	if b.realtime {
