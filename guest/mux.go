@@ -19,8 +19,9 @@ var errReset = errors.New("the call was cancelled by the other side")
 // mux is one session on a link, on either side: streams with substreams, each with a window.
 // One goroutine reads frames and never waits for anybody; one writes them.
 type mux struct {
-	out  chan outgoing
-	done chan struct{} // closed by fail
+	out   chan outgoing
+	done  chan struct{} // closed by fail
+	turns chan struct{} // holds one token: who has it may open a stream
 
 	mu      sync.Mutex
 	err     error
@@ -35,7 +36,10 @@ type outgoing struct {
 }
 
 func newMux() *mux {
-	return &mux{out: make(chan outgoing, 32), done: make(chan struct{}), streams: map[uint32]*stream{}}
+	return &mux{
+		out: make(chan outgoing, 32), done: make(chan struct{}), turns: make(chan struct{}, 1),
+		streams: map[uint32]*stream{},
+	}
 }
 
 // fail ends the session; the first error stays.
@@ -119,8 +123,16 @@ func (m *mux) flush(ctx context.Context) {
 	}
 }
 
-// open begins a stream.
+// open begins a stream. One at a time: the other side takes streams in the order of their numbers only.
 func (m *mux) open(ctx context.Context, method string) (*stream, error) {
+	select {
+	case m.turns <- struct{}{}:
+	case <-m.done:
+		return nil, m.cause()
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	defer func() { <-m.turns }()
 	m.mu.Lock()
 	if m.err != nil {
 		m.mu.Unlock()

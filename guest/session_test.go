@@ -71,6 +71,29 @@ func TestCalls(t *testing.T) {
 	})
 }
 
+// Streams must reach the guest in the order of their numbers, whoever opens them.
+func TestManyCallsAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		host, inside := net.Pipe()
+		serve(t, inside, newBackend())
+		s := open(t, host)
+		for range 50 {
+			errs := make(chan error, 8)
+			for range cap(errs) {
+				go func() {
+					_, err := s.Stats(t.Context())
+					errs <- err
+				}()
+			}
+			for range cap(errs) {
+				if err := <-errs; err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+	})
+}
+
 func TestServeEnds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		host, inside := net.Pipe()
