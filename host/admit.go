@@ -2,7 +2,6 @@ package host
 
 import (
 	"context"
-	"fmt"
 	"slices"
 	"time"
 
@@ -14,6 +13,8 @@ import (
 const (
 	evictTimeout = 15 * time.Second // how long a wake waits for another machine to fall asleep
 	spendEvery   = time.Second
+	calmEvery    = 250 * time.Millisecond
+	calmTries    = 240
 	settleTime   = 30 * time.Second // a machine without services has come to serve when it ran so long
 )
 
@@ -51,7 +52,7 @@ func (h *Host) evict(ctx context.Context, v *machine, by volant.MachineID) bool 
 	if h.awakeBut(v) < h.minOf(v.wish().App) {
 		return false
 	}
-	a := &ask{what: AskSuspend, seal: true, by: fmt.Sprintf("memory for %s", by)}
+	a := &ask{what: AskSuspend, seal: true, rule: "memory", by: "machine " + string(by) + ", which wakes"}
 	if err := v.order(ctx, a); err != nil {
 		return false
 	}
@@ -95,6 +96,20 @@ func (h *Host) victims(but *machine) []*machine {
 		ms[i] = c.m
 	}
 	return ms
+}
+
+// calm returns when no machine boots: what is done in the background must not slow a boot down.
+func (h *Host) calm(ctx context.Context) {
+	for range calmTries {
+		boots := slices.ContainsFunc(h.all(), func(m *machine) bool { return m.state() == volant.StateStarting })
+		if !boots || ctx.Err() != nil {
+			return
+		}
+		select {
+		case <-time.After(calmEvery):
+		case <-ctx.Done():
+		}
+	}
 }
 
 // awakeBut counts the awake machines of a machine's app beside it.

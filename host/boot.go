@@ -23,6 +23,9 @@ const (
 	modeCold     mode = "cold"
 )
 
+// errUnprepared is an error of image, disk or network: another way to boot would not help.
+var errUnprepared = errors.New("prepare")
+
 const (
 	sealTimeout   = 2 * time.Second
 	killTimeout   = 10 * time.Second
@@ -66,7 +69,7 @@ func (m *machine) prepare(ctx context.Context, fresh bool) error {
 	}
 	wg.Wait()
 	if err := errors.Join(wrap("image", rootErr), wrap("disk", diskErr), wrap("network", lErr)); err != nil {
-		return fmt.Errorf("prepare: %w", err)
+		return fmt.Errorf("%w: %w", errUnprepared, err)
 	}
 	m.rootfs = rootfs
 	m.mu.Lock()
@@ -108,7 +111,7 @@ func (m *machine) boot(ctx context.Context, step Step) error {
 	}
 	for {
 		err = m.try(ctx, md, &w, snap)
-		if err == nil || ctx.Err() != nil || md == modeCold {
+		if err == nil || ctx.Err() != nil || md == modeCold || errors.Is(err, errUnprepared) {
 			break
 		}
 		m.fellBack(md, err)

@@ -36,6 +36,9 @@ type Config struct {
 	NoQuota     bool // shared machines share by weight alone, and are not held to their baseline
 	Preparing   int  // sleeping machines that are prepared at once; 2
 
+	// DiskUsed says how full the disk of a directory is, from 0 to 1. The disk itself by default.
+	DiskUsed func(dir string) (float64, error)
+
 	// Crash is called before and after each write-ahead record, with the name of its point. A test stops
 	// the process there.
 	Crash func(point, when string)

@@ -67,6 +67,9 @@ func New(cfg Config, d Deps) (*Host, error) {
 	if cfg.ScratchMB <= 0 {
 		cfg.ScratchMB = 8192
 	}
+	if cfg.DiskUsed == nil {
+		cfg.DiskUsed = diskUsed
+	}
 	if cfg.Preparing <= 0 {
 		cfg.Preparing = 2
 	}
@@ -93,7 +96,6 @@ func New(cfg Config, d Deps) (*Host, error) {
 	}
 	for _, r := range recs {
 		m := newMachine(h, r)
-		m.orphan = true // until its wish is seen
 		h.machines[m.id] = m
 	}
 	return h, nil
@@ -150,6 +152,7 @@ func (h *Host) Run(ctx context.Context) error {
 	}
 	h.mu.Unlock()
 	h.templates.get(h.cfg.Template.WithDefaults())
+	h.wg.Go(func() { h.trimNowAndThen(ctx) })
 	<-ctx.Done()
 	close(h.stopped)
 	h.wg.Wait()
@@ -182,12 +185,12 @@ func (h *Host) SetWishes(ms []volant.Machine) {
 			continue
 		}
 		seen[id] = true
-		m := h.findOrMake(id, w)
-		if m == nil {
-			continue
-		}
+		m, made := h.findOrMake(id, w)
 		if err := m.setWish(w); err != nil {
 			m.log.Error("wish not recorded", "err", err)
+		}
+		if made {
+			m.publish()
 		}
 	}
 	for _, m := range h.all() {
@@ -211,31 +214,28 @@ func (h *Host) SetWishes(ms []volant.Machine) {
 	}
 }
 
-// findOrMake returns the machine of a wish; nil if there is none and none is wanted.
-func (h *Host) findOrMake(id volant.MachineID, w volant.Machine) *machine {
+// findOrMake returns the machine of a wish, and whether it is new here.
+func (h *Host) findOrMake(id volant.MachineID, w volant.Machine) (m *machine, made bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if m := h.machines[id]; m != nil {
-		return m
+		return m, false
 	}
 	r := record{State: volant.StateCreated, Since: time.Now()}
 	if w.Tombstone || w.Run == volant.RunDestroyed {
 		r.State, r.Generation = volant.StateDestroyed, w.Generation
 	}
 	r.Machine.ID, r.Machine.App, r.Machine.Org = w.ID, w.App, w.Org
-	m := newMachine(h, r)
 	if r.State == volant.StateDestroyed {
-		m.rec.Machine = w
-		v := m.haveLocked()
-		m.have.Store(&v)
-		h.machines[id] = m
-		return nil
+		r.Machine = w // there is nothing to put on record, and nothing to do
+		r.Machine.Run = volant.RunDestroyed
 	}
+	m = newMachine(h, r)
 	h.machines[id] = m
-	if h.running {
+	if h.running && r.State != volant.StateDestroyed {
 		h.wg.Go(func() { m.run(h.ctx) })
 	}
-	return m
+	return m, true
 }
 
 func (h *Host) all() []*machine {
@@ -364,7 +364,7 @@ func (h *Host) Sleep(ctx context.Context, id volant.MachineID, s Sleep) error {
 	if err := h.journal.checkTerm(m.wish().App, s.Term); err != nil {
 		return err
 	}
-	return m.order(ctx, &ask{what: s.How, seal: !s.Force, by: s.By})
+	return m.order(ctx, &ask{what: s.How, seal: !s.Force, rule: "asked", by: s.By})
 }
 
 // Drain sets or clears draining.
@@ -396,7 +396,7 @@ func (h *Host) Restart(ctx context.Context, id volant.MachineID, by string) erro
 	if err != nil {
 		return err
 	}
-	return m.order(ctx, &ask{what: AskRestart, by: by})
+	return m.order(ctx, &ask{what: AskRestart, rule: "asked", by: by})
 }
 
 // Signal sends a signal to the app.

@@ -22,8 +22,10 @@ type LogLine struct {
 	Text   string    `json:"text"`
 }
 
-// maxLogLine bounds a line on disk.
-const maxLogLine = 1 << 20
+const (
+	maxLogLine = 1 << 20 // bytes of a line on disk
+	maxRecent  = 256     // lines kept in memory
+)
 
 // storedLine is a line on disk, with where it came from, so that a new session asks for what follows.
 type storedLine struct {
@@ -42,6 +44,7 @@ type logbook struct {
 	size   int64
 	opened bool
 	last   storedLine
+	recent []storedLine  // the last ones, for those who follow
 	news   chan struct{} // closed at each new line
 }
 
@@ -75,6 +78,9 @@ func (l *logbook) add(boot string, g guest.LogLine) {
 	}
 	l.last = storedLine{
 		LogLine: LogLine{Seq: l.last.Seq + 1, Time: g.Time, Source: g.Source, Text: g.Text}, Boot: boot, Guest: g.Seq,
+	}
+	if l.recent = append(l.recent, l.last); len(l.recent) > 2*maxRecent {
+		l.recent = append([]storedLine(nil), l.recent[maxRecent:]...)
 	}
 	b, err := json.Marshal(l.last)
 	if err != nil {
@@ -140,7 +146,11 @@ func (l *logbook) read(ctx context.Context, tail int, follow bool, fn func(LogLi
 	for first := true; ; first = false {
 		l.mu.Lock()
 		var lines []storedLine
-		if first || l.last.Seq > seen {
+		switch {
+		case l.last.Seq <= seen && !first:
+		case !first && len(l.recent) > 0 && l.recent[0].Seq <= seen+1:
+			lines = l.recent // appended to, never changed
+		default:
 			lines = append(readLog(l.path(1)), readLog(l.path(0))...)
 		}
 		news := l.news

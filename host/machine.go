@@ -63,7 +63,8 @@ type machine struct {
 type ask struct {
 	what  string
 	seal  bool
-	by    string
+	rule  string        // why, in a word
+	by    string        // who asks
 	begun chan error    // gets nil when it is on record, or why not
 	done  chan struct{} // closed when it is done
 }
@@ -85,8 +86,10 @@ func newMachine(h *Host, rec record) *machine {
 func (m *machine) run(ctx context.Context) {
 	for ctx.Err() == nil {
 		step := Plan(m.facts())
-		if step.Do == DoWait {
+		if step.Do == DoWait || step.Do == DoPrepare {
 			m.settled()
+		}
+		if step.Do == DoWait {
 			if m.state() == volant.StateDestroyed {
 				return
 			}
@@ -110,7 +113,7 @@ func (m *machine) facts() Facts {
 		RetryAt: m.retryAt, SealAt: m.sealAt, CoolAt: r.Since.Add(coolOff),
 	}
 	if m.ask != nil {
-		f.Ask, f.AskSeal = m.ask.what, m.ask.seal
+		f.Ask, f.AskSeal, f.AskRule = m.ask.what, m.ask.seal, m.ask.rule
 	}
 	return f
 }
@@ -382,6 +385,14 @@ func (m *machine) answer(err error) {
 		a.begun <- err
 		close(a.done)
 	}
+}
+
+// reason says for people why a step is done.
+func (a *ask) reason(rule string) string {
+	if a == nil || a.by == "" {
+		return rule
+	}
+	return rule + " by " + a.by
 }
 
 func (a *ask) start() {

@@ -26,6 +26,7 @@ type Facts struct {
 
 	Ask      string       // what a call asks: suspend, stop, restart; else empty
 	AskSeal  bool         // only if no slot is held
+	AskRule  string       // why
 	Exit     *volant.Exit // an end of the run that nothing was done about
 	Restarts []time.Time  // after exits, the latest last
 
@@ -95,17 +96,17 @@ func Plan(f Facts) Step {
 func planAsk(f Facts) Step {
 	switch {
 	case f.Ask == AskRestart && f.VM:
-		return Step{Do: DoRestart, Rule: "asked"}
+		return Step{Do: DoRestart, Rule: f.AskRule}
 	case f.Ask == AskSuspend && f.VM && f.App && f.Exit == nil:
-		return Step{Do: DoSleep, How: AskSuspend, Seal: f.AskSeal, Rule: "asked"}
+		return Step{Do: DoSleep, How: AskSuspend, Seal: f.AskSeal, Rule: f.AskRule}
 	case f.Ask == AskStop && f.VM && f.App && f.AskSeal:
-		return Step{Do: DoSleep, How: AskStop, Seal: true, Rule: "asked"}
+		return Step{Do: DoSleep, How: AskStop, Seal: true, Rule: f.AskRule}
 	case f.Ask != AskRestart && f.VM:
-		return Step{Do: DoStop, Rule: "asked"}
+		return Step{Do: DoStop, Rule: f.AskRule}
 	case f.Ask == AskStop && f.State == volant.StateSuspended:
-		return Step{Do: DoDiscard, Rule: "asked"}
+		return Step{Do: DoDiscard, Rule: f.AskRule}
 	case f.Ask == AskStop && f.Exit != nil:
-		return Step{Do: DoStop, Rule: "asked"}
+		return Step{Do: DoStop, Rule: f.AskRule}
 	}
 	return Step{Do: DoForget}
 }

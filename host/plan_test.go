@@ -79,21 +79,21 @@ func TestPlan(t *testing.T) {
 			host.Step{Do: host.DoWait, At: now.Add(time.Second)},
 		},
 		"an API suspend puts an auto machine to sleep": {
-			awake, func(f *host.Facts) { f.Ask = host.AskSuspend },
+			awake, func(f *host.Facts) { f.Ask, f.AskRule = host.AskSuspend, "asked" },
 			host.Step{Do: host.DoSleep, How: host.AskSuspend, Rule: "asked"},
 		},
 		"an API stop too": {
-			awake, func(f *host.Facts) { f.Ask = host.AskStop }, host.Step{Do: host.DoStop, Rule: "asked"},
+			awake, func(f *host.Facts) { f.Ask, f.AskRule = host.AskStop, "asked" }, host.Step{Do: host.DoStop, Rule: "asked"},
 		},
 		"an API stop that spares connections seals first": {
-			awake, func(f *host.Facts) { f.Ask, f.AskSeal = host.AskStop, true },
+			awake, func(f *host.Facts) { f.Ask, f.AskSeal, f.AskRule = host.AskStop, true, "asked" },
 			host.Step{Do: host.DoSleep, How: host.AskStop, Seal: true, Rule: "asked"},
 		},
 		"an API stop of a suspended machine throws its snapshot away": {
-			asleep, func(f *host.Facts) { f.Ask = host.AskStop }, host.Step{Do: host.DoDiscard, Rule: "asked"},
+			asleep, func(f *host.Facts) { f.Ask, f.AskRule = host.AskStop, "asked" }, host.Step{Do: host.DoDiscard, Rule: "asked"},
 		},
 		"an order there is nothing to do for is dropped": {
-			stopped, func(f *host.Facts) { f.Ask = host.AskSuspend }, host.Step{Do: host.DoForget},
+			stopped, func(f *host.Facts) { f.Ask, f.AskRule = host.AskSuspend, "asked" }, host.Step{Do: host.DoForget},
 		},
 		"on-failure: an app that fails runs again, in the same VM": {
 			awake, func(f *host.Facts) { f.App, f.Exit = false, crash }, host.Step{Do: host.DoRestart, Rule: "restart_policy"},

@@ -69,9 +69,6 @@ func Recover(s volant.State, vm, snapshot, sameBoot bool) Remedy {
 // recover finishes or undoes what an earlier process left half done, and adopts its VM.
 func (m *machine) recover(ctx context.Context) {
 	r := m.record()
-	if r.State == volant.StateDestroyed {
-		return
-	}
 	sameBoot := r.HostBoot == "" || r.HostBoot == m.h.cfg.HostBoot
 	remedy := Recover(r.State, m.vm != nil, r.Snapshot != nil, sameBoot)
 	if remedy != RemedyNone {
@@ -146,7 +143,7 @@ func (m *machine) remedy(ctx context.Context, remedy Remedy, r *record, sameBoot
 			m.publish()
 			return nil
 		}
-		return m.asleep(ctx, Step{Rule: "found_half_done"}, begun)
+		return m.asleep(ctx, Step{Rule: "found_half_done"}, nil, begun)
 	case RemedyStop:
 		return m.foundStopped(ctx, sameBoot)
 	case RemedyBoot:
@@ -157,6 +154,7 @@ func (m *machine) remedy(ctx context.Context, remedy Remedy, r *record, sameBoot
 	case RemedyDied:
 		m.exited(volant.Exit{Code: 1, At: time.Now()}, "the vm ended while the server was away", true)
 	case RemedyNone:
+		m.publish()
 	}
 	return nil
 }
@@ -205,6 +203,6 @@ func (m *machine) foundStopped(ctx context.Context, sameBoot bool) error {
 		m.rec.Wanted = m.rec.Machine.Run == volant.RunOn
 		m.mu.Unlock()
 	}
-	m.stopped(Step{Do: DoStop, Rule: rule}, nil, true)
+	m.stopped(Step{Do: DoStop, Rule: rule}, nil, nil, true)
 	return nil
 }

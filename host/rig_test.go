@@ -59,7 +59,8 @@ func newRig(t *testing.T) *rig {
 	}}
 	r.cfg = host.Config{
 		Node: node, Dir: r.dir, MemoryMB: 4096, HostBoot: "boot-1",
-		Kernel: host.Kernel{Vmlinux: "vmlinux", Initrd: "initrd", Sum: "k1"},
+		DiskUsed: func(string) (float64, error) { return 0.5, nil },
+		Kernel:   host.Kernel{Vmlinux: "vmlinux", Initrd: "initrd", Sum: "k1"},
 	}
 	return r
 }

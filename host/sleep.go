@@ -115,7 +115,7 @@ func (m *machine) suspend(ctx context.Context, step Step, a *ask) error {
 	if wanted {
 		return m.runOn(ctx)
 	}
-	return m.asleep(ctx, step, begun)
+	return m.asleep(ctx, step, a, begun)
 }
 
 // snapshot takes the machine's snapshot; the VM is paused then and the session closed.
@@ -184,7 +184,7 @@ func (m *machine) finishStart(ctx context.Context, md mode, w *volant.Machine) e
 }
 
 // asleep ends the VM after its snapshot.
-func (m *machine) asleep(ctx context.Context, step Step, begun time.Time) error {
+func (m *machine) asleep(ctx context.Context, step Step, a *ask, begun time.Time) error {
 	vm := m.vm
 	if err := m.end(ctx, vm); err != nil {
 		return fmt.Errorf("end the vm: %w", err)
@@ -193,12 +193,12 @@ func (m *machine) asleep(ctx context.Context, step Step, begun time.Time) error 
 	m.setUp(false, false)
 	m.note(pointSuspendDone, func(r *record) {
 		r.State, r.Handle, r.Draining, r.Then = volant.StateSuspended, nil, false, ""
-		r.Reason = "sleeps: " + step.Rule
+		r.Reason = "sleeps: " + a.reason(step.Rule)
 	})
 	m.h.freed(m.id)
 	m.publish()
 	m.log.Info("machine suspended", "rule", step.Rule, "took", time.Since(begun))
-	m.because(why.Sleep, step.Rule, fmt.Sprintf("suspended in %d ms: %s", time.Since(begun).Milliseconds(), step.Rule))
+	m.because(why.Sleep, step.Rule, fmt.Sprintf("suspended in %d ms: %s", time.Since(begun).Milliseconds(), a.reason(step.Rule)))
 	return nil
 }
 

@@ -43,13 +43,13 @@ func (m *machine) stop(ctx context.Context, step Step) error {
 		}
 		m.vm = nil
 	}
-	m.stopped(step, exit, up)
+	m.stopped(step, a, exit, up)
 	a.finish(nil)
 	return nil
 }
 
 // stopped notes that no process is left. Ran says that the app ran until then.
-func (m *machine) stopped(step Step, exit *volant.Exit, ran bool) {
+func (m *machine) stopped(step Step, a *ask, exit *volant.Exit, ran bool) {
 	m.setUp(false, false)
 	m.mu.Lock()
 	last := m.exit
@@ -69,7 +69,7 @@ func (m *machine) stopped(step Step, exit *volant.Exit, ran bool) {
 	m.note(pointStopDone, func(r *record) {
 		r.State, r.Handle, r.Made, r.Snapshot, r.Version = volant.StateStopped, nil, false, nil, ""
 		r.Draining, r.Then, r.Exit = false, "", exit
-		r.Reason = "stopped: " + step.Rule
+		r.Reason = "stopped: " + a.reason(step.Rule)
 		if step.Do == DoFail {
 			r.State, r.Reason = volant.StateFailed, "exited too often: the last time "+exitText(exit)
 		}
@@ -80,7 +80,7 @@ func (m *machine) stopped(step Step, exit *volant.Exit, ran bool) {
 	m.h.freed(m.id)
 	m.publish()
 	m.log.Info("machine stopped", "rule", step.Rule, "exit_code", exit.Code)
-	m.because(why.Sleep, step.Rule, fmt.Sprintf("stopped (%s): %s", step.Rule, exitText(exit)))
+	m.because(why.Sleep, step.Rule, fmt.Sprintf("stopped (%s): %s", a.reason(step.Rule), exitText(exit)))
 }
 
 // askToEnd sends the stop signal and waits for the app to end, no longer than its config says.
@@ -133,7 +133,7 @@ func (m *machine) discard(step Step) error {
 	m.prepared = false
 	m.mu.Unlock()
 	m.publish()
-	m.because(why.Sleep, "snapshot_discarded", "its snapshot was thrown away ("+step.Rule+"): the next wake boots")
+	m.because(why.Sleep, "snapshot_discarded", "its snapshot was thrown away ("+a.reason(step.Rule)+"): the next wake boots")
 	a.start()
 	a.finish(nil)
 	return nil

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"time"
 
 	volant "github.com/volant-edge/volant"
 	"github.com/volant-edge/volant/internal/atomicfile"
@@ -36,6 +37,7 @@ type template struct {
 	ok     bool
 	making bool
 	spoilt int
+	used   time.Time
 }
 
 // key names a template, its directory, and the machine that it is made of: 14 hex digits.
@@ -61,6 +63,7 @@ func (t *templates) get(g volant.Guest) (microvm.Snapshot, bool) {
 		e = &template{}
 		t.known[key] = e
 	}
+	e.used = time.Now()
 	if !e.ok && !e.making && e.spoilt <= maxSpoilt {
 		e.making = true
 		t.h.spawn(func(ctx context.Context) { t.build(ctx, key, g) })
@@ -115,6 +118,7 @@ func (t *templates) restore() {
 
 // build makes a template in the background. What fails is logged: machines boot cold meanwhile.
 func (t *templates) build(ctx context.Context, key string, g volant.Guest) {
+	t.h.calm(ctx)
 	snap, err := t.make(ctx, key, g)
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -137,6 +141,9 @@ func (t *templates) build(ctx context.Context, key string, g volant.Guest) {
 }
 
 func (t *templates) make(ctx context.Context, key string, g volant.Guest) (snap microvm.Snapshot, err error) {
+	if full, err := t.h.diskFull(); full || err != nil {
+		return snap, errors.Join(err, volant.Errorf(volant.ErrNoCapacity, "the disk is above %.0f %%", 100*trimAbove))
+	}
 	id := volant.MachineID(key)
 	if _, err := t.h.ledger.take(id, volant.Guest{CPUs: g.CPUs, MemoryMB: g.MemoryMB}); err != nil {
 		return snap, err
