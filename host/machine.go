@@ -206,13 +206,19 @@ func (m *machine) settled() {
 	m.mu.Lock()
 	acted := m.rec.Generation == m.rec.Machine.Generation
 	m.rec.Generation = m.rec.Machine.Generation
-	state, wanted := m.rec.State, m.rec.Wanted
+	state, wanted, waiters := m.rec.State, m.rec.Wanted, m.waiters
+	if state == volant.StateStarted || !wanted {
+		m.waiters = nil // under the same lock that they come in by
+	} else {
+		waiters = nil
+	}
 	m.mu.Unlock()
-	switch {
-	case state == volant.StateStarted:
-		m.resolve(nil)
-	case !wanted:
-		m.resolve(volant.Errorf(volant.ErrPrecondition, "machine %s is %s", m.id, state))
+	for _, w := range waiters {
+		if state == volant.StateStarted {
+			w <- nil
+		} else {
+			w <- volant.Errorf(volant.ErrPrecondition, "machine %s is %s", m.id, state)
+		}
 	}
 	if !acted {
 		m.publish()
