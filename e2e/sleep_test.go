@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/volant-edge/volant/microvm"
 	"github.com/volant-edge/volant/volanttest/live"
 )
 
@@ -71,17 +72,23 @@ func TestDamagedSnapshotsBootCold(t *testing.T) {
 	foreign := snapshotDir(t, s, machines(t, s, "other")[0].ID)
 	ask(t, addr, "ram-counter")
 	id := machines(t, s, "app")[0].ID
+	sleep(t, s, "app", "suspend")
+	old := filepath.Join(t.TempDir(), "old")
+	if err := replaceDir(old, snapshotDir(t, s, id)); err != nil {
+		t.Fatal(err)
+	}
+	ask(t, addr, "ram-counter")
 	for _, d := range []struct {
 		name   string
 		damage func(dir string) error
 	}{
-		{"memory missing", func(dir string) error { return os.Remove(filepath.Join(dir, "mem")) }},
-		{"state missing", func(dir string) error { return os.Remove(filepath.Join(dir, "state")) }},
-		{"memory cut short", func(dir string) error { return os.Truncate(filepath.Join(dir, "mem"), 1<<20) }},
-		{"state cut short", func(dir string) error { return os.Truncate(filepath.Join(dir, "state"), 100) }},
-		{"state byte flipped", func(dir string) error { return flip(filepath.Join(dir, "state")) }},
-		{"manifest missing", func(dir string) error { return os.Remove(filepath.Join(dir, "manifest.json")) }},
+		{"memory missing", func(dir string) error { return os.Remove(filepath.Join(dir, microvm.MemoryFile)) }},
+		{"state missing", func(dir string) error { return os.Remove(filepath.Join(dir, microvm.StateFile)) }},
+		{"memory cut short", func(dir string) error { return os.Truncate(filepath.Join(dir, microvm.MemoryFile), 1<<20) }},
+		{"state cut short", func(dir string) error { return os.Truncate(filepath.Join(dir, microvm.StateFile), 100) }},
+		{"state byte flipped", func(dir string) error { return flip(filepath.Join(dir, microvm.StateFile)) }},
 		{"of another machine", func(dir string) error { return replaceDir(dir, foreign) }},
+		{"of another generation", func(dir string) error { return replaceDir(dir, old) }},
 		{"directory missing", os.RemoveAll},
 	} {
 		t.Run(d.name, func(t *testing.T) {

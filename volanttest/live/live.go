@@ -11,6 +11,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
@@ -57,7 +58,7 @@ func Start(ctx context.Context, o Options) (*Server, error) {
 			return nil, err
 		}
 	}
-	text := fmt.Sprintf("data = %q\n%s\n[api]\nlisten = \"127.0.0.1:0\"\n[host]\nkernel_dir = %q\n%s\n", s.Data, o.Config, s.Kernel, o.Host)
+	text := fmt.Sprintf("data = %q\n%s\n[api]\nlisten = \"127.0.0.1:0\"\n%s\nkernel_dir = %q\n%s\n", s.Data, o.Config, pools(), s.Kernel, o.Host)
 	if err := os.WriteFile(s.file("server.toml"), []byte(text), 0o600); err != nil {
 		return nil, err
 	}
@@ -65,6 +66,13 @@ func Start(ctx context.Context, o Options) (*Server, error) {
 		return s, err
 	}
 	return s, nil
+}
+
+// pools are the [edge] and the beginning of the [host] table with addresses of this server's own, so that
+// it does not meet another Volant on the machine.
+func pools() string {
+	n, m := 80+rand.IntN(100), rand.IntN(256)
+	return fmt.Sprintf("[edge]\npool4 = \"127.%d.%d.0/24\"\npool6 = \"fd77:0:0:%02x%02x::/64\"\n[host]\nprivate4 = \"172.%d.%d.0/24\"", n, m, n, m, 28+n%4, m)
 }
 
 func (s *Server) file(name string) string { return filepath.Join(s.Dir, name) }
