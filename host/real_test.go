@@ -67,7 +67,7 @@ func newRealRig(t *testing.T) *realRig {
 	if r.images, err = image.Open(filepath.Join(dir, "images"), image.Config{}); err != nil {
 		t.Fatal(err)
 	}
-	file, _, err := debimage.Builder{Say: t.Logf}.Image(t.Context(), "nginx")
+	file, _, err := debimage.Builder{Cache: need.Cache(t, "debs"), Say: t.Logf}.Image(t.Context(), "nginx")
 	if err != nil {
 		need.Unmet(t, "machine", err.Error())
 	}

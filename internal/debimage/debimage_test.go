@@ -181,7 +181,7 @@ func TestServersStart(t *testing.T) {
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			file, digest, err := Builder{Say: t.Logf}.Image(t.Context(), name)
+			file, digest, err := Builder{Cache: need.Cache(t, "debs"), Say: t.Logf}.Image(t.Context(), name)
 			if err != nil {
 				t.Fatal(err)
 			}

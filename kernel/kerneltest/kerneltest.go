@@ -20,11 +20,7 @@ func Load(t testing.TB) kernel.Kernel {
 	t.Helper()
 	need.Machine(t)
 	init := Init(t)
-	cache, err := os.UserCacheDir()
-	if err != nil {
-		cache = os.TempDir()
-	}
-	dir := filepath.Join(cache, "volant-test", "kernel")
+	dir := need.Cache(t, "kernel")
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		t.Fatal(err)
 	}

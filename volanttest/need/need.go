@@ -5,6 +5,7 @@ package need
 import (
 	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -48,6 +49,24 @@ func Tool(t testing.TB, word, program string) {
 	if _, err := exec.LookPath(program); err != nil {
 		Unmet(t, word, program+" is not installed")
 	}
+}
+
+// Cache is a directory for what is costly to make: of the build that VOLANT_BUILD names, as `make test` sets
+// it, else of this user.
+func Cache(t testing.TB, name string) string {
+	t.Helper()
+	dir := filepath.Join(os.Getenv("VOLANT_BUILD"), name)
+	if os.Getenv("VOLANT_BUILD") == "" {
+		cache, err := os.UserCacheDir()
+		if err != nil {
+			cache = os.TempDir()
+		}
+		dir = filepath.Join(cache, "volant-test", name)
+	}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	return dir
 }
 
 // Unmet skips the test, or fails it where VOLANT_REQUIRE names the need.
