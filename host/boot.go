@@ -360,7 +360,7 @@ func (m *machine) awake(md mode, step Step, took time.Duration) {
 		by = step.Rule
 	}
 	m.log.Info("machine started", "mode", string(md), "took", took, "reason", by)
-	m.because(why.Wake, string(md), fmt.Sprintf("woken (%s) by %s in %d ms", md, by, took.Milliseconds()))
+	m.because(why.Wake, string(md), fmt.Sprintf("awake after %d ms (%s), asked by: %s", took.Milliseconds(), md, by))
 }
 
 // bootFailed notes a boot that did not come to serve: it is tried again a few times.

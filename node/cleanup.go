@@ -19,14 +19,14 @@ import (
 // Cleanup ends everything that a node made outside its data directory and returns what it ended, a line
 // each. With the data directory gone, id names the node; else it may be empty.
 func Cleanup(ctx context.Context, data, id string) (done []string, err error) {
-	node := volant.NodeID(id)
+	node, shmBase := volant.NodeID(id), "/dev/shm"
 	if _, serr := os.Stat(data); serr == nil {
 		dir, err := datadir.Open(data) // refuses while a server runs
 		if err != nil {
 			return nil, err
 		}
 		defer func() { _ = dir.Close() }() // only the lock
-		node = dir.Node()
+		node, shmBase = dir.Node(), keptShm(dir)
 		lines, err := cleanupData(ctx, dir)
 		done = append(done, lines...)
 		if err != nil {
@@ -41,7 +41,7 @@ func Cleanup(ctx context.Context, data, id string) (done []string, err error) {
 	removed, err = cgroup.Cleanup(ctx, node)
 	done = append(done, removed...)
 	errs = append(errs, err)
-	shm := shmDir("/dev/shm", node)
+	shm := shmDir(shmBase, node)
 	if _, err := os.Stat(shm); err == nil {
 		errs = append(errs, os.RemoveAll(shm))
 		done = append(done, "removed "+shm)
@@ -52,7 +52,7 @@ func Cleanup(ctx context.Context, data, id string) (done []string, err error) {
 // cleanupData ends the VMMs and then the proxy that the data directory knows of; without machines its
 // connections end by themselves.
 func cleanupData(ctx context.Context, dir *datadir.Dir) (done []string, err error) {
-	shm := shmDir("/dev/shm", dir.Node())
+	shm := shmDir(keptShm(dir), dir.Node())
 	if err := os.MkdirAll(shm, 0o700); err != nil {
 		return done, err
 	}

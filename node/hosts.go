@@ -119,6 +119,9 @@ func (s *server) openEngine(ctx context.Context) (host.Kernel, error) {
 	if err := os.MkdirAll(shm, 0o700); err != nil {
 		return host.Kernel{}, fmt.Errorf("directory of machines' memory: %w", err)
 	}
+	if err := keepShm(s.dir, s.cfg.Host.ShmDir); err != nil {
+		return host.Kernel{}, err
+	}
 	e, err := qemu.New(qemu.Config{Dir: vmDir, ShmDir: shm, Kernel: k.Vmlinux, Initrd: k.Initrd, KernelSum: k.Sum, Log: s.cfg.Log})
 	if err != nil {
 		return host.Kernel{}, err

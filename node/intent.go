@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -96,20 +97,35 @@ func (w warnings) WithAttrs(a []slog.Attr) slog.Handler { return warnings{w.Hand
 
 func (w warnings) WithGroup(name string) slog.Handler { return warnings{w.Handler.WithGroup(name)} }
 
+// seed makes a store and fills it from a copy.
+func seed(ctx context.Context, dir *datadir.Dir, from string, skipDamaged bool) (local.Restored, error) {
+	etcdDir, err := dir.Sub("etcd")
+	if err != nil {
+		return local.Restored{}, err
+	}
+	st, err := etcd.Open(ctx, etcd.Config{Dir: etcdDir})
+	if err != nil {
+		return local.Restored{}, err
+	}
+	done, err := local.Restore(ctx, from, st, skipDamaged)
+	return done, errors.Join(err, st.Close())
+}
+
 // Restore seeds a new store from a copy of the intent, under the next cluster epoch. The old store is
-// set aside.
+// set aside; it stays where it is if the copy cannot be restored.
 func Restore(ctx context.Context, data, from string, skipDamaged bool) (string, error) {
+	if from == "" {
+		from = filepath.Join(data, "intent", "copy.db")
+	}
+	if _, err := os.Stat(from); err != nil { // before anything is made
+		return "", volant.Errorf(volant.ErrNotFound, "there is no copy of the intent: %v", err).
+			WithRemedy("name the data directory with --data, or the copy of another node with --from")
+	}
 	dir, err := datadir.Open(data)
 	if err != nil {
 		return "", err
 	}
 	defer func() { _ = dir.Close() }() // only the lock
-	if from == "" {
-		from = dir.Path("intent", "copy.db")
-	}
-	if _, err := os.Stat(from); err != nil {
-		return "", volant.Errorf(volant.ErrNotFound, "there is no copy of the intent: %v", err).WithRemedy("name the copy of another node with --from")
-	}
 	etcdDir := dir.Path("etcd")
 	aside := ""
 	if _, err := os.Stat(etcdDir); err == nil {
@@ -118,15 +134,12 @@ func Restore(ctx context.Context, data, from string, skipDamaged bool) (string, 
 			return "", fmt.Errorf("set the old store aside: %w", err)
 		}
 	}
-	if _, err := dir.Sub("etcd"); err != nil {
-		return "", err
-	}
-	st, err := etcd.Open(ctx, etcd.Config{Dir: etcdDir})
+	done, err := seed(ctx, dir, from, skipDamaged)
 	if err != nil {
-		return "", err
-	}
-	done, err := local.Restore(ctx, from, st, skipDamaged)
-	if err := errors.Join(err, st.Close()); err != nil {
+		err = errors.Join(err, os.RemoveAll(etcdDir))
+		if aside != "" { // what was there is as it was
+			err = errors.Join(err, os.Rename(aside, etcdDir))
+		}
 		return "", err
 	}
 	text := fmt.Sprintf("Restored %d records from revision %s as %s.", done.Records, done.From, done.To)

@@ -96,11 +96,16 @@ func readConfig(file string) (node.Config, error) {
 			WithRemedy("see `volant server config` for the keys there are")
 	case errors.As(err, &bad):
 		row, col := bad.Position()
-		return cfg, volant.Invalidf("%s:%d:%d: %s", file, row, col, strings.TrimPrefix(bad.Error(), "toml: "))
+		return cfg, volant.Invalidf("%s:%d:%d: %s", file, row, col, plain(strings.TrimPrefix(bad.Error(), "toml: ")))
 	case err != nil:
-		return cfg, volant.Invalidf("%s: %v", file, err)
+		return cfg, volant.Invalidf("%s: %s", file, plain(err.Error()))
 	}
 	return cfg, nil
+}
+
+// plain takes the names of Go functions out of a message.
+func plain(text string) string {
+	return strings.ReplaceAll(text, "netip.ParsePrefix", "not an address prefix such as 10.1.0.0/16: ")
 }
 
 func newLog(level string) (*slog.Logger, error) {

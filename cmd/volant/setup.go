@@ -2,7 +2,6 @@ package main
 
 import (
 	"fmt"
-	"path/filepath"
 
 	"github.com/spf13/cobra"
 
@@ -20,7 +19,10 @@ func newSetup(g *globals) *cobra.Command {
 The package is downloaded by apt-get, or taken from --file; it is never installed on this machine.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if dir == "" {
-				dir = filepath.Join(g.data, "kernel")
+				var err error
+				if dir, err = node.KernelDir(g.data); err != nil {
+					return err
+				}
 			}
 			return kernel.Setup(cmd.Context(), dir, file, func(line string) { fmt.Fprintln(cmd.ErrOrStderr(), line) })
 		},

@@ -148,7 +148,7 @@ func (m *member) serve(cfg Config) error {
 		WatchProgressNotifyInterval: 10 * time.Second,
 		WarningApplyDuration:        time.Second,
 		WarningUnaryRequestDuration: 2 * time.Second,
-		AuthToken:                   "simple",
+		AuthToken:                   "",
 		BcryptCost:                  10,
 		TokenTTL:                    300,
 		MaxLearners:                 1,
@@ -309,8 +309,18 @@ func (c *core) Write(e zapcore.Entry, fields []zapcore.Field) error {
 	for _, f := range append(c.fields[:len(c.fields):len(c.fields)], fields...) {
 		f.AddTo(enc)
 	}
-	c.log.Log(context.Background(), level(e.Level), "etcd", "text", e.Message, "fields", enc.Fields)
+	l := level(e.Level)
+	if newStore(e.Message) {
+		l = slog.LevelDebug
+	}
+	c.log.Log(context.Background(), l, "etcd", "text", e.Message, "fields", enc.Fields)
 	return nil
+}
+
+// newStore says whether etcd complains of what is missing in every store until its first write: the term,
+// by which it tells the version of its own storage. It finds out later.
+func newStore(text string) bool {
+	return text == "Failed to detect schema version" || text == "failed to update storage version"
 }
 
 func (c *core) Sync() error { return nil }
