@@ -99,19 +99,28 @@ func (e *edge) serve(ctx context.Context, l Link) error {
 	if err != nil {
 		return err
 	}
+	// Seals are asked for only after it has a table of this server: a first one that comes after a seal
+	// could undo it.
+	if err := e.first(ctx, l); err != nil {
+		return err
+	}
 	e.mu.Lock()
 	e.link, e.pid, e.why = l, hello.PID, ""
 	e.mu.Unlock()
 	heard := make(chan error, 1)
-	go func() { heard <- l.Watch(ctx, e.events) }()
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		heard <- l.Watch(ctx, e.events)
+	}()
+	defer func() {
+		cancel()
+		<-ended // nothing is heard of this proxy after it counts as gone
+	}()
 	e.log.Info("proxy linked", "pid", hello.PID, "epoch", hello.Epoch)
-	if err := e.tell(ctx, l); err != nil {
-		return err
-	}
 	for {
 		select {
 		case <-ctx.Done():
-			<-heard
 			return nil
 		case err := <-heard:
 			return fmt.Errorf("the proxy's events ended: %w", err)
@@ -123,13 +132,27 @@ func (e *edge) serve(ctx context.Context, l Link) error {
 	}
 }
 
+// first tells the first table, as soon as there is one; until then the proxy goes on with the one it has.
+func (e *edge) first(ctx context.Context, l Link) error {
+	for {
+		e.mu.Lock()
+		known := e.table.Version != 0
+		e.mu.Unlock()
+		if known {
+			return e.tell(ctx, l)
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-e.fresh:
+		}
+	}
+}
+
 func (e *edge) tell(ctx context.Context, l Link) error {
 	e.mu.Lock()
 	t := e.table
 	e.mu.Unlock()
-	if t.Version == 0 {
-		return nil // nothing is known yet: the proxy goes on with the table it has
-	}
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
 	return l.SetTable(ctx, t)

@@ -93,8 +93,14 @@ func (p *Platform) heard() proxy.Events {
 	}
 }
 
+// slotsUnknown is said of a machine when no proxy says how many slots it holds: it may be empty, and the
+// proxy is asked before it is put to sleep.
+const slotsUnknown = -1
+
 // proxyLost drops what a proxy that is gone had said. Its successor tells anew.
 func (p *Platform) proxyLost() {
-	p.traffic.forget()
+	for _, id := range p.traffic.forget() {
+		p.host.SetSlots(id, slotsUnknown)
+	}
 	p.scaler.ForgetNode(p.Node)
 }

@@ -2,6 +2,7 @@ package node
 
 import (
 	"maps"
+	"slices"
 	"sync"
 
 	volant "github.com/volant-edge/volant"
@@ -30,11 +31,22 @@ func (t *traffic) set(l proxy.Load) (changed map[volant.MachineID]int) {
 	return changed
 }
 
-// forget drops everything, since the proxy that said it is gone.
-func (t *traffic) forget() {
+// forget drops everything, since the proxy that said it is gone, and returns the machines which held slots.
+func (t *traffic) forget() (held []volant.MachineID) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	for _, l := range t.loads {
+		held = slices.AppendSeq(held, maps.Keys(l.Slots))
+	}
 	t.loads = nil
+	return held
+}
+
+// drop forgets an app that is gone.
+func (t *traffic) drop(app volant.AppID) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	delete(t.loads, app)
 }
 
 // Slots are the slots that an app's machines hold.

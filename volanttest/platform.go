@@ -62,6 +62,7 @@ type Platform struct {
 	cancel context.CancelFunc
 	done   chan error
 	links  links
+	kill   context.CancelFunc // of the proxy
 
 	mu     sync.Mutex // guards guests
 	guests map[string]*Guest
@@ -74,12 +75,32 @@ func New(t testing.TB) *Platform {
 		t: t, Store: storetest.New(), Net: &memnet.Network{}, World: fake.NewWorld(), Why: why.NewRing(4096),
 		dir: t.TempDir(), guests: map[string]*Guest{}, links: links{m: map[volant.MachineID]netip.Addr{}},
 	}
-	var err error
-	if p.Proxy, err = proxy.New(proxy.Config{Listen: p.Net.Listen, Dial: p.Net.Dial}); err != nil {
-		t.Fatal(err)
-	}
+	p.startProxy()
 	p.Start()
 	return p
+}
+
+// startProxy starts a proxy, which knows nothing.
+func (p *Platform) startProxy() {
+	p.t.Helper()
+	var err error
+	if p.Proxy, err = proxy.New(proxy.Config{Listen: p.Net.Listen, Dial: p.Net.Dial}); err != nil {
+		p.t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(p.t.Context())
+	p.kill = cancel
+	go func(px *proxy.Proxy) { _ = px.Run(ctx) }(p.Proxy) // Close has ended all connections
+}
+
+// KillProxy ends the proxy with its connections, as kill -9 does. The server finds a new one.
+func (p *Platform) KillProxy() {
+	p.t.Helper()
+	gone, cancel := context.WithCancel(context.Background())
+	cancel()
+	_ = p.Proxy.Watch(gone, proxy.Events{}) // the server's link breaks: it hears nothing of the end
+	p.kill()
+	synctest.Wait()
+	p.startProxy()
 }
 
 const rootToken = "root-token-of-the-test-platform-0123456789"
@@ -118,9 +139,8 @@ func (p *Platform) Start() {
 		p.t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	p.cancel, p.done = cancel, make(chan error, 2)
+	p.cancel, p.done = cancel, make(chan error, 1)
 	go func() { p.done <- p.Node.Run(ctx) }()
-	go func() { p.done <- p.runProxy(ctx) }()
 	if err := p.Node.Ready(ctx); err != nil {
 		p.t.Fatal(err)
 	}
@@ -128,23 +148,12 @@ func (p *Platform) Start() {
 	synctest.Wait()
 }
 
-// runProxy runs the proxy for as long as one server; only Close ends it in earnest.
-func (p *Platform) runProxy(ctx context.Context) error {
-	if p.epoch > 1 {
-		return nil // it runs since the first start
-	}
-	go func() { _ = p.Proxy.Run(p.t.Context()) }() // Close has ended all connections
-	return nil
-}
-
 // Stop ends the server as it is: proxy and machines go on.
 func (p *Platform) Stop() {
 	p.t.Helper()
 	p.cancel()
-	for range 2 {
-		if err := <-p.done; err != nil {
-			p.t.Errorf("server: %v", err)
-		}
+	if err := <-p.done; err != nil {
+		p.t.Errorf("server: %v", err)
 	}
 }
 
