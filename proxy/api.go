@@ -146,6 +146,12 @@ func (s *api) answer(ctx context.Context, f frame) (any, error) {
 		return ok, err
 	case opSlots:
 		return s.p.Slots(ctx)
+	case opPicture:
+		var id volant.AppID
+		if err := unmarshal(f.Body, &id); err != nil {
+			return nil, err
+		}
+		return s.p.Picture(ctx, id)
 	case opQuery:
 		var q why.Query
 		if err := unmarshal(f.Body, &q); err != nil {

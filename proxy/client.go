@@ -79,6 +79,12 @@ func (c *Client) Query(ctx context.Context, q why.Query) ([]why.Record, error) {
 	return rs, c.call(ctx, opQuery, q, &rs)
 }
 
+// Picture is Proxy.Picture.
+func (c *Client) Picture(ctx context.Context, id volant.AppID) (Picture, error) {
+	var p Picture
+	return p, c.call(ctx, opPicture, id, &p)
+}
+
 // Shutdown asks the process to end: it stops accepting at once and ends with its last connection, or
 // after its bound. It returns when that has begun.
 func (c *Client) Shutdown(ctx context.Context) error {

@@ -34,6 +34,7 @@ const (
 	opSeal     = "seal"
 	opSlots    = "slots"
 	opQuery    = "query"
+	opPicture  = "picture"
 	opWatch    = "watch"
 	opShutdown = "shutdown"
 

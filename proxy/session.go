@@ -91,6 +91,7 @@ func (s *session) dialed(err error, held bool, now time.Time) {
 			a.opened(&s.seat)
 		}
 		s.state = stateRelaying
+		a.counts.served.Add(1)
 		s.road.placed(s.seat, now)
 		s.p.roads.put(&s.road)
 		s.drive.relay()
@@ -170,6 +171,9 @@ func (s *session) overdue() rule {
 // refuse closes the connection and leaves a record which says why.
 func (s *session) refuse(r rule, now time.Time) {
 	s.state = stateOver
+	if s.route.app != nil {
+		s.route.app.counts.refused[r].Add(1)
+	}
 	s.road.refused(r, now)
 	s.p.roads.put(&s.road)
 	s.p.note(s.road.record())

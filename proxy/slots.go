@@ -33,6 +33,7 @@ type app struct {
 	peak     int // most held + loud since the last Load
 	refused  uint64
 
+	counts counts // not guarded by mu
 	report report // what the reporter keeps here
 }
 

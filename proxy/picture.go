@@ -1,0 +1,68 @@
+package proxy
+
+import (
+	"cmp"
+	"context"
+	"slices"
+	"sync/atomic"
+
+	"github.com/volant-edge/volant"
+)
+
+// Picture is one app at one moment: who waits, which slots are held, and what became of all connections
+// since the proxy began. It is for whoever checks the proxy from outside.
+type Picture struct {
+	Waiting int               `json:"waiting"`
+	Places  []PlacePicture    `json:"places"`
+	Served  uint64            `json:"served"`  // connections that a machine accepted
+	Refused map[string]uint64 `json:"refused"` // by the rule
+}
+
+// PlacePicture is one machine's port.
+type PlacePicture struct {
+	Machine volant.MachineID `json:"machine"`
+	Port    uint16           `json:"port"`
+	Used    int              `json:"used"`
+	Hard    int              `json:"hard"`
+	// Ready says that it takes connections: it serves, and its app accepted when it was asked last.
+	Ready bool `json:"ready"`
+}
+
+// counts are what became of an app's connections.
+type counts struct {
+	served  atomic.Uint64
+	refused [len(ruleNames)]atomic.Uint64
+}
+
+// Picture is the app's picture now.
+func (p *Proxy) Picture(_ context.Context, id volant.AppID) (Picture, error) {
+	for _, a := range p.allApps() {
+		if a.id == id {
+			return a.picture(), nil
+		}
+	}
+	return Picture{}, volant.Errorf(volant.ErrNotFound, "the proxy knows no app %s", id)
+}
+
+func (a *app) picture() Picture {
+	pic := Picture{Refused: map[string]uint64{}, Served: a.counts.served.Load()}
+	for r := range a.counts.refused {
+		if n := a.counts.refused[r].Load(); n > 0 {
+			pic.Refused[rule(r).String()] = n //nolint:gosec // there are few rules
+		}
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	pic.Waiting = a.waiting
+	for port, s := range a.services {
+		for i, pl := range s.places {
+			pic.Places = append(pic.Places, PlacePicture{
+				Machine: pl.m.id, Port: port, Used: int(pl.used), Hard: int(s.hard), Ready: s.cands[i].flags == serving,
+			})
+		}
+	}
+	slices.SortFunc(pic.Places, func(x, y PlacePicture) int {
+		return cmp.Or(cmp.Compare(x.Machine, y.Machine), cmp.Compare(x.Port, y.Port))
+	})
+	return pic
+}
