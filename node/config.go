@@ -45,6 +45,7 @@ type HostConfig struct {
 	ScratchMB     int          `toml:"scratch_mb"`        // writable disk of a machine; 8192, sparse
 	KernelDir     string       `toml:"kernel_dir"`        // made by `volant setup kernel`; DATA/kernel
 	ShmDir        string       `toml:"shm_dir"`           // memory of awake machines; a tmpfs; /dev/shm
+	NoTemplates   bool         `toml:"no_templates"`      // always boot cold what does not sleep
 	FakeBackend   string       `toml:"fake_backend"`      // engine fake: IP address that stands for each machine
 }
 

@@ -77,7 +77,7 @@ func (s *server) parts(ctx context.Context) (Parts, func() error, error) {
 	p.Cgroups, p.Proxy = groups, s.reachProxy(groups)
 	p.Host = host.Config{
 		Dir: hostDir, Kernel: k, MemoryMB: memory, ReserveMB: s.cfg.Host.MemoryReserve, Cores: groups.cores(),
-		AllowMixed: s.cfg.Host.AllowMixed, ScratchMB: s.cfg.Host.ScratchMB, Crash: s.cfg.Crash,
+		AllowMixed: s.cfg.Host.AllowMixed, ScratchMB: s.cfg.Host.ScratchMB, NoTemplates: s.cfg.Host.NoTemplates, Crash: s.cfg.Crash,
 	}
 	return p, closeAll, nil
 }
