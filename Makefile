@@ -26,6 +26,9 @@ $(BUILD)/images/%.tar:
 	@mkdir -p $(BUILD)/images
 	$(GO) run ./internal/debimage/cmd/debimage -cache $(BUILD)/debs $* $@
 
+# One of them is ours, and is made anew when its source changes.
+$(BUILD)/images/testserver.tar: $(wildcard volanttest/testserver/*.go volanttest/testserver/cmd/testserver/*.go)
+
 demo:
 	@scripts/deps demo
 	@$(MAKE) --no-print-directory build $(KERNEL) $(BUILD)/images/nginx.tar

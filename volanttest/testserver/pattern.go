@@ -118,3 +118,22 @@ func (e *Echo) Exchange(n int) error {
 	}
 	return nil
 }
+
+// Leave ends our half of a connection in echo mode and waits for the other's end.
+func Leave(c net.Conn) error {
+	half, ok := c.(interface{ CloseWrite() error })
+	if !ok {
+		return errors.New("leave: the connection has no half to end")
+	}
+	if err := half.CloseWrite(); err != nil {
+		return fmt.Errorf("leave: %w", err)
+	}
+	n, err := io.Copy(io.Discard, c)
+	if err != nil {
+		return fmt.Errorf("leave: %w", err)
+	}
+	if n > 0 {
+		return fmt.Errorf("leave: %d bytes that nobody asked for: %w", n, ErrBytes)
+	}
+	return nil
+}

@@ -82,7 +82,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 			return fmt.Errorf("accept: %w", err)
 		}
 		s.opened()
-		go s.serve(&counted{Conn: c, closed: s.closed})
+		go s.serve(&counted{Conn: c, s: s})
 	}
 }
 
@@ -94,10 +94,13 @@ func (s *Server) opened() {
 	s.max = max(s.max, s.count)
 }
 
-func (s *Server) closed() {
+// close ends a connection and counts it out in one step: whoever sees its end and connects anew is never
+// counted beside it.
+func (s *Server) close(c net.Conn) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.count--
+	return c.Close()
 }
 
 // Counts are the connections open now, the most at once, and all.
@@ -110,16 +113,15 @@ func (s *Server) Counts() (now, most, total int) {
 // Bad is how many echoes had a wrong byte.
 func (s *Server) Bad() int { return int(s.bad.Load()) }
 
-// counted tells when it is closed, once.
+// counted is counted out when it is closed, once.
 type counted struct {
 	net.Conn
-	once   sync.Once
-	closed func()
+	s    *Server
+	once sync.Once
 }
 
-func (c *counted) Close() error {
-	err := c.Conn.Close()
-	c.once.Do(c.closed)
+func (c *counted) Close() (err error) {
+	c.once.Do(func() { err = c.s.close(c.Conn) })
 	return err
 }
 
