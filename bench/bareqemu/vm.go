@@ -54,7 +54,7 @@ func (r *Runner) boot(ctx context.Context, snapshot, machine string) (_ *vm, err
 		}
 	}
 	v.cmd = exec.Command("qemu-system-x86_64", v.args(snapshot != "")...)
-	v.cmd.Dir = v.dir
+	v.cmd.Dir, v.cmd.Stderr = v.dir, os.Stderr
 	if err := v.cmd.Start(); err != nil {
 		return nil, err
 	}
