@@ -51,7 +51,7 @@ func tableApp(snap *catalog.Snapshot, a *volant.App) (proxy.App, bool) {
 	for _, m := range snap.Machines(a.App) {
 		if have, ok := snap.Have(volant.MachineID(m.ID)); ok {
 			tm := tableMachine(m, &have)
-			tm.Failing = append(tm.Failing, absent(app.Services, m)...)
+			tm.Absent, tm.Limits = own(app.Services, m)
 			app.Machines = append(app.Machines, tm)
 		}
 	}
@@ -101,15 +101,21 @@ func failing(m *volant.Machine, have *volant.Have) []uint16 {
 	return out
 }
 
-// absent are the internal ports of the app's services that a machine of an older release does not have.
-func absent(services []proxy.Service, m *volant.Machine) []uint16 {
-	var out []uint16
+// own says what of the app's services the machine, of an older release perhaps, does not have, and where its
+// limits are others.
+func own(services []proxy.Service, m *volant.Machine) (absent []uint16, limits []proxy.Limit) {
+	cpus := m.Config.Guest.WithDefaults().CPUs
 	for _, s := range services {
-		if !slices.ContainsFunc(m.Config.Services, func(own volant.Service) bool { return own.InternalPort == int(s.InternalPort) }) {
-			out = append(out, s.InternalPort)
+		i := slices.IndexFunc(m.Config.Services, func(own volant.Service) bool { return own.InternalPort == int(s.InternalPort) })
+		if i < 0 {
+			absent = append(absent, s.InternalPort)
+			continue
+		}
+		if soft, hard := m.Config.Services[i].Limits(cpus); soft != s.Soft || hard != s.Hard {
+			limits = append(limits, proxy.Limit{Port: s.InternalPort, Soft: soft, Hard: hard})
 		}
 	}
-	return out
+	return absent, limits
 }
 
 // phaseOf says what a machine's state means to the proxy. A machine that a deploy has made and not yet

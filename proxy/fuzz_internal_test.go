@@ -70,8 +70,8 @@ func FuzzSetTable(f *testing.F) {
 					}
 				}}
 				if v := r.app.enter(w); v.seat.place != nil {
-					if v.seat.place.used > v.seat.place.svc.hard {
-						t.Fatalf("%d slots of %d", v.seat.place.used, v.seat.place.svc.hard)
+					if v.seat.place.used > v.seat.place.hard {
+						t.Fatalf("%d slots of %d", v.seat.place.used, v.seat.place.hard)
 					}
 					seats = append(seats, v.seat)
 				}

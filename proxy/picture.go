@@ -57,7 +57,7 @@ func (a *app) picture() Picture {
 	for port, s := range a.services {
 		for i, pl := range s.places {
 			pic.Places = append(pic.Places, PlacePicture{
-				Machine: pl.m.id, Port: port, Used: int(pl.used), Hard: int(s.hard), Ready: s.cands[i].flags == serving,
+				Machine: pl.m.id, Port: port, Used: int(pl.used), Hard: int(pl.hard), Ready: s.cands[i].flags == serving,
 			})
 		}
 	}

@@ -54,18 +54,18 @@ type machine struct {
 
 // service is one internal port of an app.
 type service struct {
-	app        *app
-	port       uint16
-	soft, hard int32
-	cands      []candidate
-	ranks      []uint32 // of cands
-	suspect    bool     // health is not looked at
-	places     []*place // of cands, by the same index
-	byID       map[volant.MachineID]*place
-	queue      queue
-	loud       int  // of its queue, who are demand
-	shy        bool // some place may be shut
-	retired    bool // not in the newest table
+	app     *app
+	port    uint16
+	soft    int32
+	cands   []candidate
+	ranks   []uint32 // of cands
+	suspect bool     // health is not looked at
+	places  []*place // of cands, by the same index
+	byID    map[volant.MachineID]*place
+	queue   queue
+	loud    int  // of its queue, who are demand
+	shy     bool // some place may be shut
+	retired bool // not in the newest table
 }
 
 // place is one machine's port: where a slot is held.
@@ -74,7 +74,9 @@ type place struct {
 	m     *machine
 	index int // in svc.cands; -1 when the table no longer has it
 	used  int32
-	mood  flags // unproven, shut, dead, trying
+	// soft and hard are the machine's own limits, the service's where it names none.
+	soft, hard int32
+	mood       flags // unproven, shut, dead, trying
 	// failed is when connecting began to fail; zero while it does not. opened: it has accepted since it serves.
 	failed  time.Time
 	opened  bool
@@ -148,10 +150,9 @@ func (a *app) seat(pl *place, r rule, region volant.Region) seat {
 	a.held++
 	a.region(region).held++
 	a.peak = max(a.peak, a.held+a.loud)
-	s := pl.svc
-	a.touch(pl.used == s.soft || pl.used == s.hard)
+	a.touch(pl.used == pl.soft || pl.used == pl.hard)
 	return seat{
-		place: pl, addr: netip.AddrPortFrom(pl.m.cfg.Addr, s.port), region: region, rule: r,
+		place: pl, addr: netip.AddrPortFrom(pl.m.cfg.Addr, pl.svc.port), region: region, rule: r,
 		probing: probing,
 	}
 }
@@ -162,7 +163,7 @@ func (pl *place) add(n int32) {
 	if pl.index >= 0 {
 		s, c := pl.svc, &pl.svc.cands[pl.index]
 		c.used = pl.used
-		s.ranks[pl.index] = c.rank(s.soft, s.hard, s.suspect)
+		s.ranks[pl.index] = c.rank(pl.soft, pl.hard, s.suspect)
 	}
 }
 
@@ -170,7 +171,7 @@ func (pl *place) add(n int32) {
 func (s *service) rank() {
 	s.suspect = suspect(s.cands)
 	for i, c := range s.cands {
-		s.ranks[i] = c.rank(s.soft, s.hard, s.suspect)
+		s.ranks[i] = c.rank(s.places[i].soft, s.places[i].hard, s.suspect)
 	}
 }
 
@@ -198,7 +199,6 @@ func (a *app) free(st seat) {
 	if pl.used == 0 {
 		panic("proxy: a slot was given back twice")
 	}
-	s := pl.svc
 	pl.add(-1)
 	if st.probing {
 		pl.setMood(pl.mood &^ trying)
@@ -206,7 +206,7 @@ func (a *app) free(st seat) {
 	pl.m.slots--
 	a.held--
 	a.region(st.region).held--
-	a.touch(pl.used == s.soft-1 || pl.used == s.hard-1 || pl.m.slots == 0)
+	a.touch(pl.used == pl.soft-1 || pl.used == pl.hard-1 || pl.m.slots == 0)
 	if pl.index < 0 && pl.used == 0 {
 		a.forget(pl)
 	}
@@ -336,7 +336,7 @@ func (a *app) applyService(c *Service, order []*machine) {
 		a.services[c.InternalPort] = s
 	}
 	s.retired = false
-	s.soft, s.hard = limits(c)
+	s.soft, _ = limits(c.Soft, c.Hard)
 	for _, pl := range s.byID {
 		pl.index = -1
 	}
@@ -348,6 +348,7 @@ func (a *app) applyService(c *Service, order []*machine) {
 			s.byID[m.id] = pl
 		}
 		pl.index = i
+		pl.soft, pl.hard = m.limits(c)
 		s.places[i] = pl
 		s.cands[i] = candidate{used: pl.used, flags: m.flags(c.InternalPort) | pl.mood}
 	}
@@ -355,17 +356,26 @@ func (a *app) applyService(c *Service, order []*machine) {
 }
 
 // limits bounds what a table says of soft and hard.
-func limits(c *Service) (soft, hard int32) {
+func limits(soft, hard int) (int32, int32) {
 	const most = 1 << 20
-	hard = int32(min(max(c.Hard, 0), most))
-	soft = int32(min(max(c.Soft, 0), int(hard)))
-	return soft, hard
+	hard = min(max(hard, 0), most)
+	return int32(min(max(soft, 0), hard)), int32(hard)
+}
+
+// limits are the machine's own for the service, or the service's.
+func (m *machine) limits(c *Service) (soft, hard int32) {
+	for _, l := range m.cfg.Limits {
+		if l.Port == c.InternalPort {
+			return limits(l.Soft, l.Hard)
+		}
+	}
+	return limits(c.Soft, c.Hard)
 }
 
 // flags says what of the machine matters for pick.
 func (m *machine) flags(port uint16) flags {
 	var f flags
-	if m.cfg.Phase == PhaseServing && m.cfg.Addr.IsValid() {
+	if m.cfg.Phase == PhaseServing && m.cfg.Addr.IsValid() && !slices.Contains(m.cfg.Absent, port) {
 		f |= serving
 	}
 	if m.cfg.Cordoned {

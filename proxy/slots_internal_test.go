@@ -190,7 +190,7 @@ func (m *model) check() {
 			t.Fatal("somebody waits while a slot is free")
 		}
 		for i, pl := range s.places {
-			if pl.index != i || s.cands[i].used != pl.used || s.ranks[i] != s.cands[i].rank(s.soft, s.hard, suspect(s.cands)) {
+			if pl.index != i || s.cands[i].used != pl.used || s.ranks[i] != s.cands[i].rank(pl.soft, pl.hard, suspect(s.cands)) {
 				t.Fatalf("place %d is out of step: %+v, %+v", i, pl, s.cands[i])
 			}
 		}

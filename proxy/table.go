@@ -51,8 +51,20 @@ type Machine struct {
 	Draining bool             `json:"draining,omitempty"`
 	// Failing are internal ports whose checks do not pass.
 	Failing []uint16 `json:"failing,omitempty"`
+	// Absent are internal ports of the app's services which this machine does not have.
+	Absent []uint16 `json:"absent,omitempty"`
+	// Limits are those of the machine's own services where they differ from the app's: a release that raises
+	// a limit does not raise it for machines of the one before.
+	Limits []Limit `json:"limits,omitempty"`
 	// Cold says the machine was booted, not restored: its app may take up to 60 s to listen.
 	Cold bool `json:"cold,omitempty"`
+}
+
+// Limit bounds the slots of one internal port of a machine.
+type Limit struct {
+	Port uint16 `json:"port"`
+	Soft int    `json:"soft"`
+	Hard int    `json:"hard"`
 }
 
 // Phase is a machine's state as far as the proxy cares.

@@ -72,7 +72,7 @@ func (a *app) rewake() {
 func (a *app) wakeView(s *service) wakeView {
 	v := wakeView{queued: s.loud, soft: int(s.soft), canGrow: a.cfg.CanGrow, noWake: a.cfg.NoWake}
 	for id, m := range a.machines {
-		if !m.present || m.cfg.Cordoned {
+		if !m.present || m.cfg.Cordoned || slices.Contains(m.cfg.Absent, s.port) {
 			continue
 		}
 		w := a.wakes[id]
@@ -101,7 +101,7 @@ func (a *app) sleeper(now time.Time) *machine {
 	}
 	for id, m := range a.machines {
 		asleep := m.cfg.Phase == PhaseSuspended || m.cfg.Phase == PhaseStopped
-		if !m.present || m.cfg.Cordoned || !asleep {
+		if !m.present || m.cfg.Cordoned || !asleep || !a.helps(m) {
 			continue
 		}
 		if w := a.wakes[id]; w != nil && (w.pending || now.Before(w.notBefore)) {
@@ -112,6 +112,16 @@ func (a *app) sleeper(now time.Time) *machine {
 		}
 	}
 	return best
+}
+
+// helps says whether somebody waits for a port that the machine has.
+func (a *app) helps(m *machine) bool {
+	for _, s := range a.services {
+		if s.loud > 0 && !slices.Contains(m.cfg.Absent, s.port) {
+			return true
+		}
+	}
+	return false
 }
 
 func (a *app) wake(m *machine, now time.Time) {

@@ -1,10 +1,13 @@
 package volanttest_test
 
 import (
+	"context"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	volant "github.com/volant-edge/volant"
+	"github.com/volant-edge/volant/api"
 	"github.com/volant-edge/volant/volanttest"
 )
 
@@ -38,5 +41,51 @@ func TestMachinesDrainedByADeployEndThoughTheProxyIsKilled(t *testing.T) {
 			t.Fatalf("through the new proxy: %v", err)
 		}
 		c2.Close()
+	})
+}
+
+// Limits are exact for each machine: what a new release allows is not allowed on a machine of the one before.
+func TestAReleaseWithHigherLimitsRaisesNoneOfTheOneBefore(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := volanttest.New(t)
+		defer p.Close()
+		limit := func(soft, hard int) func(*api.CreateRelease) {
+			return func(r *api.CreateRelease) {
+				r.Config.Services[0].Concurrency = &volant.Concurrency{SoftLimit: soft, HardLimit: hard}
+			}
+		}
+		addr, _ := p.Deploy("web", volanttest.Image, limit(4, 4))
+		one := 1
+		if _, err := p.API.SetScale(context.Background(), "web", api.ScalePatch{Max: &one}); err != nil {
+			t.Fatal(err)
+		}
+		for range 10 { // 4 are served, 6 wait
+			c, err := p.Net.Dial(context.Background(), addr)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer c.Close()
+		}
+		time.Sleep(5 * time.Second)
+		old := p.Guests()
+		if len(old) != 1 {
+			t.Fatalf("%d machines, want 1", len(old))
+		}
+		if _, r := p.Deploy("web", volanttest.Image, limit(50, 60)); r.Status != "complete" {
+			t.Fatalf("second release is %s (%s), want complete", r.Status, r.Reason)
+		}
+		for id, g := range old {
+			if _, most, _ := g.Counts(); most > 4 {
+				t.Errorf("machine %s held %d connections at once, its hard limit is 4", id, most)
+			}
+		}
+		total := 0
+		for _, g := range p.Guests() {
+			open, _, _ := g.Counts()
+			total += open
+		}
+		if total != 10 {
+			t.Errorf("%d of 10 connections are served after the deploy", total)
+		}
 	})
 }
