@@ -48,6 +48,10 @@ func (f *deployFleet) Apply(ctx context.Context, app volant.AppID, step deploy.S
 	case deploy.Begin:
 		return "", f.release(ctx, app, step.Release, volant.ReleaseRunning, "")
 	case deploy.Complete:
+		// Who deploys may connect at once: complete means that the proxy listens.
+		if err := f.acts(ctx, f.cat.Snapshot().Rev); err != nil {
+			return "", err
+		}
 		return "", f.release(ctx, app, step.Release, volant.ReleaseComplete, "")
 	case deploy.Fail:
 		return "", f.release(ctx, app, step.Release, volant.ReleaseFailed, step.Text)

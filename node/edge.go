@@ -9,6 +9,7 @@ import (
 
 	volant "github.com/volant-edge/volant"
 	"github.com/volant-edge/volant/proxy"
+	"github.com/volant-edge/volant/store"
 	"github.com/volant-edge/volant/why"
 )
 
@@ -35,17 +36,20 @@ type edge struct {
 	pid   int
 	why   string // why there is none
 	table proxy.Table
-	fresh chan struct{} // 1 deep: the table changed
+	rev   store.Revision // intent that the table holds
+	told  store.Revision // intent that the proxy acts on
+	heard chan struct{}  // closed when told grows
+	fresh chan struct{}  // 1 deep: the table changed
 }
 
 func newEdge(reach func(context.Context) (Link, func(), error), ev proxy.Events, lost func(), log *slog.Logger) *edge {
-	return &edge{reach: reach, events: ev, lost: lost, log: log, why: "starting", fresh: make(chan struct{}, 1)}
+	return &edge{reach: reach, events: ev, lost: lost, log: log, why: "starting", heard: make(chan struct{}), fresh: make(chan struct{}, 1)}
 }
 
-// set makes t the table the proxy is to have.
-func (e *edge) set(t proxy.Table) {
+// set makes t, which holds the intent up to rev, the table the proxy is to have.
+func (e *edge) set(t proxy.Table, rev store.Revision) {
 	e.mu.Lock()
-	e.table = t
+	e.table, e.rev = t, rev
 	e.mu.Unlock()
 	select {
 	case e.fresh <- struct{}{}:
@@ -106,6 +110,8 @@ func (e *edge) serve(ctx context.Context, l Link) error {
 	}
 	e.mu.Lock()
 	e.link, e.pid, e.why = l, hello.PID, ""
+	close(e.heard)
+	e.heard = make(chan struct{})
 	e.mu.Unlock()
 	heard := make(chan error, 1)
 	ended := make(chan struct{})
@@ -151,11 +157,41 @@ func (e *edge) first(ctx context.Context, l Link) error {
 
 func (e *edge) tell(ctx context.Context, l Link) error {
 	e.mu.Lock()
-	t := e.table
+	t, rev := e.table, e.rev
 	e.mu.Unlock()
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	bound, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
-	return l.SetTable(ctx, t)
+	if err := l.SetTable(bound, t); err != nil {
+		return err
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.told = rev
+	close(e.heard)
+	e.heard = make(chan struct{})
+	return nil
+}
+
+// toldWithin bounds acts.
+const toldWithin = 15 * time.Second
+
+// acts returns when the proxy acts on all intent up to rev: it listens where it should.
+func (e *edge) acts(ctx context.Context, rev store.Revision) error {
+	ctx, cancel := context.WithTimeout(ctx, toldWithin)
+	defer cancel()
+	for {
+		e.mu.Lock()
+		ok, heard, why := !e.told.Before(rev) && e.link != nil, e.heard, e.why
+		e.mu.Unlock()
+		if ok {
+			return nil
+		}
+		select {
+		case <-heard:
+		case <-ctx.Done():
+			return volant.Errorf(volant.ErrUnavailable, "the proxy does not act on revision %s yet (%s)", rev, why)
+		}
+	}
 }
 
 // now is the proxy's link, or an error that says why there is none.

@@ -26,6 +26,7 @@ type fleet struct {
 	cat    *catalog.Catalog
 	host   *host.Host
 	why    why.Log
+	acts   func(ctx context.Context, rev store.Revision) error // the proxy acts on intent up to rev
 	// overhead is the memory of a VMM beside its guest's, MB.
 	overhead int
 }

@@ -95,7 +95,7 @@ func NewPlatform(parts Parts) (*Platform, error) {
 	if err != nil {
 		return nil, err
 	}
-	p.fleet = &fleet{node: p.Node, region: p.Region, store: p.Store, cat: p.cat, host: p.host, why: p.Reasons}
+	p.fleet = &fleet{node: p.Node, region: p.Region, store: p.Store, cat: p.cat, host: p.host, why: p.Reasons, acts: p.edge.acts}
 	p.scaler = scale.New(p.fleet, scale.Config{Why: p.Reasons, Log: p.Log})
 	p.deploys = deploy.New(&deployFleet{p.fleet}, deploy.Config{Why: p.Reasons, Log: p.Log})
 	p.terms = store.NewTerms(p.Store, store.TermConfig{Owner: string(p.Node), Log: p.Log})

@@ -29,7 +29,7 @@ func (p *Platform) publish(ctx context.Context) error {
 		version++
 		t := tableOf(snap, p.Node, p.Region)
 		t.Epoch, t.Version = p.Epoch, version
-		p.edge.set(t)
+		p.edge.set(t, snap.Rev)
 		var apps []volant.AppID
 		for _, a := range snap.Apps() {
 			if !a.Tombstone {
