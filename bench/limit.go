@@ -22,9 +22,6 @@ import (
 	"github.com/volant-edge/volant/volanttest/testserver"
 )
 
-// privateNet is where machines have their addresses.
-var privateNet = netip.MustParsePrefix("172.29.0.0/16")
-
 const (
 	guestPort = 8080
 	softLimit = 20
@@ -100,7 +97,7 @@ func overLimit(ctx context.Context, b *bench, s *live.Server, n int, scale strin
 		return verdict{}, err
 	}
 	defer p.Close() //nolint:errcheck // the proxy goes on
-	w := watchLimit(ctx, p, volant.AppID(app.ID))
+	w := watchLimit(ctx, p, volant.AppID(app.ID), s.Private)
 	out := flood.Run(ctx, flood.Config{
 		Addr: net.JoinHostPort(ip, strconv.Itoa(guestPort)), Sources: crowd.Loopback(40), N: n,
 		Hold: 100 * time.Millisecond, Within: 2 * time.Minute,
@@ -223,10 +220,10 @@ type sightings struct {
 	waiting, idle          int // samples with somebody waiting; of those, with a free slot
 }
 
-func watchLimit(ctx context.Context, p *proxy.Client, app volant.AppID) *limitWatch {
+func watchLimit(ctx context.Context, p *proxy.Client, app volant.AppID, private netip.Prefix) *limitWatch {
 	ctx, cancel := context.WithCancel(ctx)
 	w := &limitWatch{cancel: cancel, done: make(chan error, 1)}
-	go func() { w.done <- w.run(ctx, p, app) }()
+	go func() { w.done <- w.run(ctx, p, app, private) }()
 	return w
 }
 
@@ -237,9 +234,9 @@ func (w *limitWatch) end() (sightings, error) {
 	return w.seen, err
 }
 
-func (w *limitWatch) run(ctx context.Context, p *proxy.Client, app volant.AppID) error {
+func (w *limitWatch) run(ctx context.Context, p *proxy.Client, app volant.AppID, private netip.Prefix) error {
 	for ctx.Err() == nil {
-		most, err := busiest()
+		most, err := busiest(private)
 		if err != nil {
 			return err
 		}
@@ -266,8 +263,8 @@ func (w *limitWatch) run(ctx context.Context, p *proxy.Client, app volant.AppID)
 }
 
 // busiest is the number of connections to the machine that has most.
-func busiest() (int, error) {
-	conns, err := sockdiag.Between(privateNet)
+func busiest(private netip.Prefix) (int, error) {
+	conns, err := sockdiag.Between(private)
 	if err != nil {
 		return 0, err
 	}

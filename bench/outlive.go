@@ -89,7 +89,7 @@ func slotsApart(ctx context.Context, s *live.Server, n int) (int, error) {
 	for _, k := range slots {
 		held += k
 	}
-	socks, err := sockdiag.Between(privateNet)
+	socks, err := sockdiag.Between(s.Private)
 	if err != nil {
 		return 0, err
 	}

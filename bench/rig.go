@@ -24,9 +24,6 @@ func (b *bench) server(ctx context.Context, fn func(*live.Server) error, change 
 	for _, f := range change {
 		f(&o)
 	}
-	// Addresses of our own, beside a server that may run here.
-	o.Config += "\n[edge]\npool4 = \"127.78.0.0/16\"\npool6 = \"fd78::/64\""
-	o.Host += fmt.Sprintf("\nprivate4 = %q", privateNet)
 	s, err := live.Start(ctx, o)
 	if s != nil {
 		defer func() { err = errors.Join(err, s.Close()) }()

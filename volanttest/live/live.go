@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -40,6 +41,8 @@ type Server struct {
 	Dir  string // everything of it; gone after Close
 	Data string // its data directory
 	API  *client.Client
+	// Private is the range of the machines' own addresses.
+	Private netip.Prefix
 
 	mu     sync.Mutex // guards the fields below
 	cmd    *exec.Cmd
@@ -58,7 +61,10 @@ func Start(ctx context.Context, o Options) (*Server, error) {
 			return nil, err
 		}
 	}
-	text := fmt.Sprintf("data = %q\n%s\n[api]\nlisten = \"127.0.0.1:0\"\n%s\nkernel_dir = %q\n%s\n", s.Data, o.Config, pools(), s.Kernel, o.Host)
+	edge, private := pools()
+	s.Private = private
+	text := fmt.Sprintf("data = %q\n%s\n[api]\nlisten = \"127.0.0.1:0\"\n%s\n[host]\nprivate4 = %q\nkernel_dir = %q\n%s\n",
+		s.Data, o.Config, edge, private, s.Kernel, o.Host)
 	if err := os.WriteFile(s.file("server.toml"), []byte(text), 0o600); err != nil {
 		return nil, err
 	}
@@ -68,11 +74,12 @@ func Start(ctx context.Context, o Options) (*Server, error) {
 	return s, nil
 }
 
-// pools are the [edge] and the beginning of the [host] table with addresses of this server's own, so that
-// it does not meet another Volant on the machine.
-func pools() string {
+// pools are the [edge] table with pools of this server's own, so that it does not meet another Volant on the
+// machine, and the range of its machines' own addresses.
+func pools() (edge string, private netip.Prefix) {
 	n, m := 80+rand.IntN(100), rand.IntN(256)
-	return fmt.Sprintf("[edge]\npool4 = \"127.%d.%d.0/24\"\npool6 = \"fd77:0:0:%02x%02x::/64\"\n[host]\nprivate4 = \"172.%d.%d.0/24\"", n, m, n, m, 28+n%4, m)
+	edge = fmt.Sprintf("[edge]\npool4 = \"127.%d.%d.0/24\"\npool6 = \"fd77:0:0:%02x%02x::/64\"", n, m, n, m)
+	return edge, netip.MustParsePrefix(fmt.Sprintf("172.%d.%d.0/24", 28+n%4, m))
 }
 
 func (s *Server) file(name string) string { return filepath.Join(s.Dir, name) }
