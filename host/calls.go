@@ -12,30 +12,32 @@ func (m *machine) setWish(w volant.Machine) error {
 	if w.Tombstone {
 		w.Run = volant.RunDestroyed
 	}
-	found, err := m.takeWish(w)
+	found, news, err := m.takeWish(w)
 	if found {
 		m.publish()
 	}
-	m.nudge()
+	if news {
+		m.nudge()
+	}
 	return err
 }
 
-// takeWish reports whether an orphan has its wish again.
-func (m *machine) takeWish(w volant.Machine) (found bool, err error) {
+// takeWish reports whether an orphan has its wish again, and whether the wish is a newer one.
+func (m *machine) takeWish(w volant.Machine) (found, news bool, err error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	found = m.orphan
 	m.orphan = false
 	old := m.rec.Machine
 	if w.Generation <= old.Generation && old.Kind != "" {
-		return found, nil
+		return found, false, nil
 	}
 	if m.rec.State == volant.StateDestroyed { // its tombstone: the record is gone and stays so
 		m.rec.Machine, m.rec.Generation = w, w.Generation
-		return found, nil
+		return found, true, nil
 	}
 	if err := m.writeLocked(pointWish, func(r *record) { r.follow(w) }); err != nil {
-		return found, err
+		return found, true, err
 	}
 	m.prepared = m.prepared && w.Image == old.Image
 	m.retryAt = time.Time{}
@@ -44,7 +46,7 @@ func (m *machine) takeWish(w volant.Machine) (found bool, err error) {
 			m.cancel()
 		}
 	}
-	return found, nil
+	return found, true, nil
 }
 
 // follow takes the wish and what it says about being awake.
@@ -83,6 +85,9 @@ func (m *machine) wake(ctx context.Context, reason string) error {
 		m.mu.Unlock()
 		return volant.Errorf(volant.ErrPrecondition, "machine %s is cordoned", m.id).
 			WithRemedy("uncordon it: volant machine uncordon %s", m.id)
+	case r.State == volant.StateStarted && r.Draining && !r.Machine.Cordoned:
+		m.mu.Unlock()
+		return m.drain(Drain{By: reason}) // who wants it awake wants it to take connections
 	case r.State == volant.StateStarted || r.State == volant.StateStarting:
 		m.mu.Unlock()
 		return nil

@@ -2,6 +2,7 @@ package host
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -176,8 +177,9 @@ func (h *Host) spawn(fn func(ctx context.Context)) { h.wg.Go(func() { fn(h.ctx) 
 func (h *Host) stopping() bool { return h.ctx.Err() != nil }
 
 // SetWishes takes all wishes for this host, tombstones included. A machine without one is an orphan: it
-// serves on.
-func (h *Host) SetWishes(ms []volant.Machine) {
+// serves on. An error says that some are not on record: they are to be told again.
+func (h *Host) SetWishes(ms []volant.Machine) error {
+	var errs []error
 	seen := map[volant.MachineID]bool{}
 	for _, w := range ms {
 		id := volant.MachineID(w.ID)
@@ -187,7 +189,7 @@ func (h *Host) SetWishes(ms []volant.Machine) {
 		seen[id] = true
 		m, made := h.findOrMake(id, w)
 		if err := m.setWish(w); err != nil {
-			m.log.Error("wish not recorded", "err", err)
+			errs = append(errs, fmt.Errorf("machine %s: %w", m.id, err))
 		}
 		if made {
 			m.publish()
@@ -212,6 +214,7 @@ func (h *Host) SetWishes(ms []volant.Machine) {
 			m.publish()
 		}
 	}
+	return errors.Join(errs...)
 }
 
 // findOrMake returns the machine of a wish, and whether it is new here.
@@ -284,6 +287,16 @@ func (h *Host) SetMin(app volant.AppID, n int) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.mins[app] = n
+}
+
+// ForgetApp drops what is kept of an app that is gone: its ID is never used again.
+func (h *Host) ForgetApp(app volant.AppID) {
+	h.mu.Lock()
+	delete(h.mins, app)
+	h.mu.Unlock()
+	if err := h.journal.forgetTerm(app); err != nil {
+		h.log.Warn("term not forgotten", "app", app, "err", err)
+	}
 }
 
 // Room returns what the host has left.

@@ -192,6 +192,27 @@ func (j *journal) checkTerm(app volant.AppID, term uint64) error {
 	j.crash(string(pointTerm), Before)
 	next := maps.Clone(j.terms)
 	next[app] = term
+	if err := j.saveTerms(next); err != nil {
+		return err
+	}
+	j.crash(string(pointTerm), After)
+	return nil
+}
+
+// forgetTerm drops the term of an app that is gone.
+func (j *journal) forgetTerm(app volant.AppID) error {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if _, ok := j.terms[app]; !ok {
+		return nil
+	}
+	next := maps.Clone(j.terms)
+	delete(next, app)
+	return j.saveTerms(next)
+}
+
+// saveTerms makes next the terms; j.mu is held.
+func (j *journal) saveTerms(next map[volant.AppID]uint64) error {
 	b, err := json.Marshal(next)
 	if err != nil {
 		return fmt.Errorf("record term: %w", err)
@@ -200,6 +221,5 @@ func (j *journal) checkTerm(app volant.AppID, term uint64) error {
 		return fmt.Errorf("record term: %w", err)
 	}
 	j.terms = next
-	j.crash(string(pointTerm), After)
 	return nil
 }

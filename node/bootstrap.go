@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"time"
 
 	volant "github.com/volant-edge/volant"
+	"github.com/volant-edge/volant/catalog"
 	"github.com/volant-edge/volant/control"
 	"github.com/volant-edge/volant/store"
 )
@@ -38,31 +40,58 @@ func (p *Platform) bootstrap(ctx context.Context) error {
 	return p.cat.Wait(ctx, last)
 }
 
-// reap makes tombstones of the records of machines that their host has destroyed.
+// reap makes tombstones of the records of machines that their host has destroyed, and destroys those that came to
+// an app after it was destroyed: scaling or a deploy was about to create them.
 func (p *Platform) reap(ctx context.Context) error {
-	changed, cancel := p.cat.Subscribe()
-	defer cancel()
+	sub := p.cat.Changes()
+	defer sub.Close()
+	snap, left := sub.Take()
+	for id := range snap.Apps() {
+		left[id] = true
+	}
 	retry := time.NewTicker(5 * time.Second)
 	defer retry.Stop()
 	for {
+		for id := range left {
+			if !p.reapApp(ctx, snap, id) {
+				break // the store is away; the ticker comes back
+			}
+			delete(left, id)
+		}
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-changed:
+		case <-sub.C:
 		case <-retry.C:
 		}
-		snap := p.cat.Snapshot()
-		for m := range snap.MachinesOn(p.Node) {
-			if m.Tombstone || m.Run != volant.RunDestroyed {
-				continue
-			}
-			if have, ok := snap.Have(volant.MachineID(m.ID)); !ok || have.State != volant.StateDestroyed {
-				continue
-			}
-			if _, err := store.Delete(ctx, p.Store, "host", m.Key()); err != nil && !errors.Is(err, volant.ErrNotFound) {
-				p.Log.Debug("tombstone not written yet", "machine", m.ID, "err", err)
-				break // the store is away; the ticker comes back
-			}
+		var changed map[volant.AppID]bool
+		snap, changed = sub.Take()
+		maps.Copy(left, changed)
+	}
+}
+
+// reapApp reports whether nothing is left to write for the app's machines as they are.
+func (p *Platform) reapApp(ctx context.Context, snap *catalog.Snapshot, id volant.AppID) bool {
+	a, ok := snap.App(id)
+	for _, m := range snap.Machines(id) {
+		if m.Tombstone || m.Node != p.Node {
+			continue
+		}
+		var err error
+		have, known := snap.Have(volant.MachineID(m.ID))
+		switch {
+		case m.Run != volant.RunDestroyed && ok && a.Tombstone:
+			_, _, err = store.Update(ctx, p.Store, "host", m.Key(), func(m *volant.Machine) error {
+				m.Run = volant.RunDestroyed
+				return nil
+			})
+		case m.Run == volant.RunDestroyed && known && have.State == volant.StateDestroyed:
+			_, err = store.Delete(ctx, p.Store, "host", m.Key())
+		}
+		if err != nil && !errors.Is(err, volant.ErrNotFound) {
+			p.Log.Debug("end of machine not written yet", "machine", m.ID, "err", err)
+			return false
 		}
 	}
+	return true
 }

@@ -74,13 +74,13 @@ type Platform struct {
 	holder  *perapp.Holder
 	terms   *store.Terms
 	api     *control.Server
+	holding *holding
 	ready   chan struct{}
-	local   []netip.Addr // what Local was last told; publish alone touches it
 }
 
 // NewPlatform builds the rooms and joins them; nothing runs before Run.
 func NewPlatform(parts Parts) (*Platform, error) {
-	p := &Platform{Parts: parts, start: time.Now(), ready: make(chan struct{})}
+	p := &Platform{Parts: parts, start: time.Now(), holding: newHolding(), ready: make(chan struct{})}
 	if p.Log == nil {
 		p.Log = slog.New(slog.DiscardHandler)
 	}
@@ -99,7 +99,7 @@ func NewPlatform(parts Parts) (*Platform, error) {
 	p.scaler = scale.New(p.fleet, scale.Config{Why: p.Reasons, Log: p.Log})
 	p.deploys = deploy.New(&deployFleet{p.fleet}, deploy.Config{Why: p.Reasons, Log: p.Log})
 	p.terms = store.NewTerms(p.Store, store.TermConfig{Owner: string(p.Node), Log: p.Log})
-	p.holder = perapp.NewHolder(appTerms{p.terms}, p.Log, p.scaler, p.deploys)
+	p.holder = perapp.NewHolder(appTerms{p.terms}, p.Log, p.holding, p.scaler, p.deploys)
 	p.api = control.New(control.Deps{
 		Store: p.Store, Catalog: p.cat, Machines: machines{p.fleet}, Images: p.Uploads,
 		Reasons: reasons{p.Reasons, p.edge.query}, Traffic: &p.traffic, Addresses: p.Addresses,

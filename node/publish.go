@@ -2,74 +2,157 @@ package node
 
 import (
 	"context"
+	"maps"
 	"net/netip"
 	"slices"
+	"time"
 
 	volant "github.com/volant-edge/volant"
 	"github.com/volant-edge/volant/catalog"
 	"github.com/volant-edge/volant/proxy"
 	"github.com/volant-edge/volant/scale"
+	"github.com/volant-edge/volant/store"
 	"github.com/volant-edge/volant/why"
 )
 
-// publish tells the rooms each change of the catalog: the host its wishes, the proxy its table, scaling and
-// deploys their apps. Changes which come together are told once.
+// publisher tells the rooms each change of the catalog: the host its wishes, the proxy its table, scaling and
+// deploys their apps. Changes which come together are told once, and cost what the apps that changed are large.
+type publisher struct {
+	p       *Platform
+	apps    map[volant.AppID]bool // which live
+	newApps bool                  // that is news
+	parts   map[volant.AppID]proxy.App
+	wishes  store.Revision // what the host and the network were told of
+	told    bool           // they were told without an error
+	local   []netip.Addr   // what Local was last told
+	version uint64         // of the table
+}
+
+// publishAgain is how long a room that could not take what it was told has until it is told again.
+const publishAgain = 5 * time.Second
+
 func (p *Platform) publish(ctx context.Context) error {
-	changed, cancel := p.cat.Subscribe()
-	defer cancel()
-	var version uint64
+	sub := p.cat.Changes()
+	defer sub.Close()
+	pub := &publisher{p: p, apps: map[volant.AppID]bool{}, parts: map[volant.AppID]proxy.App{}}
+	snap, changed := sub.Take()
+	for id := range snap.Apps() {
+		changed[id] = true
+	}
 	for {
-		snap := p.cat.Snapshot()
-		var wishes []volant.Machine
-		for m := range snap.MachinesOn(p.Node) {
-			wishes = append(wishes, *m)
-		}
-		p.host.SetWishes(wishes)
-		p.setLocal(ctx, snap)
-		version++
-		t := tableOf(snap, p.Node, p.Region)
-		t.Epoch, t.Version = p.Epoch, version
-		p.edge.set(t, snap.Rev)
-		var apps []volant.AppID
-		for _, a := range snap.Apps() {
-			if !a.Tombstone {
-				apps = append(apps, a.App)
-				p.host.SetMin(a.App, a.Scale.Min)
-			}
-		}
-		slices.Sort(apps)
-		p.holder.SetApps(apps)
-		for _, id := range apps {
-			p.scaler.Poke(id)
-			p.deploys.Poke(id)
+		pub.tell(ctx, snap, changed)
+		var again <-chan time.Time
+		if !pub.told {
+			again = time.After(publishAgain)
 		}
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-changed:
+		case <-sub.C:
+		case <-p.holding.changed:
+		case <-again:
+		}
+		snap, changed = sub.Take()
+		for id := range p.holding.take() {
+			changed[id] = true
 		}
 	}
 }
 
-// setLocal makes the apps' addresses local before the proxy listens on them.
-func (p *Platform) setLocal(ctx context.Context, snap *catalog.Snapshot) {
+func (u *publisher) tell(ctx context.Context, snap *catalog.Snapshot, changed map[volant.AppID]bool) {
+	if snap.Rev != u.wishes || !u.told {
+		u.tellWishes(ctx, snap)
+	}
+	for id := range changed {
+		u.take(snap, id)
+	}
+	u.version++
+	t := proxy.Table{Epoch: u.p.Epoch, Version: u.version, Node: u.p.Node, Region: u.p.Region}
+	for _, id := range slices.Sorted(maps.Keys(u.parts)) {
+		t.Apps = append(t.Apps, u.parts[id])
+	}
+	u.p.edge.set(t, snap.Rev)
+	if u.newApps {
+		u.p.holder.SetApps(slices.Sorted(maps.Keys(u.apps)))
+		u.newApps = false
+	}
+	for id := range changed {
+		if u.apps[id] {
+			u.p.scaler.Poke(id)
+			u.p.deploys.Poke(id)
+		} else {
+			u.p.forget(id)
+		}
+	}
+}
+
+// take notes what became of an app.
+func (u *publisher) take(snap *catalog.Snapshot, id volant.AppID) {
+	delete(u.parts, id)
+	a, ok := snap.App(id)
+	if !ok || a.Tombstone {
+		u.newApps = u.newApps || u.apps[id]
+		delete(u.apps, id)
+		return
+	}
+	u.newApps = u.newApps || !u.apps[id]
+	u.apps[id] = true
+	u.p.host.SetMin(id, a.Scale.Least())
+	if part, ok := tableApp(snap, a); ok {
+		part.Unscaled = !u.p.holding.holds(id)
+		u.parts[id] = part
+	}
+}
+
+// tellWishes tells the host what is wished, and the network which addresses are local, before the proxy listens
+// on them.
+func (u *publisher) tellWishes(ctx context.Context, snap *catalog.Snapshot) {
+	var wishes []volant.Machine
+	for m := range snap.MachinesOn(u.p.Node) {
+		wishes = append(wishes, *m)
+	}
+	err := u.p.host.SetWishes(wishes)
+	if err != nil {
+		u.p.Log.Error("wishes are not on record", "err", err)
+	}
+	u.wishes, u.told = snap.Rev, u.setLocal(ctx, snap) && err == nil
+}
+
+func (u *publisher) setLocal(ctx context.Context, snap *catalog.Snapshot) bool {
+	if u.p.Local == nil {
+		return true
+	}
 	var addrs []netip.Addr
-	for _, a := range snap.Apps() {
-		for _, ad := range snap.Addresses(a.App) {
+	for id := range snap.Apps() {
+		for _, ad := range snap.Addresses(id) {
 			if ip, err := netip.ParseAddr(ad.IP); err == nil && !ad.Tombstone {
 				addrs = append(addrs, ip)
 			}
 		}
 	}
 	slices.SortFunc(addrs, netip.Addr.Compare)
-	if p.Local == nil || slices.Equal(addrs, p.local) {
-		return
+	if slices.Equal(addrs, u.local) {
+		return true
 	}
-	if err := p.Local(ctx, addrs); err != nil {
-		p.Log.Error("addresses of apps are not local", "err", err)
-		return
+	if err := u.p.Local(ctx, addrs); err != nil {
+		u.p.Log.Error("addresses of apps are not local", "err", err)
+		return false
 	}
-	p.local = addrs
+	u.local = addrs
+	return true
+}
+
+// forget drops what the rooms keep of an app that is gone.
+func (p *Platform) forget(id volant.AppID) {
+	p.scaler.ForgetApp(id)
+	p.deploys.ForgetApp(id)
+	p.host.ForgetApp(id)
+	p.traffic.drop(id)
+}
+
+func (p *Platform) lives(id volant.AppID) bool {
+	a, ok := p.cat.Snapshot().App(id)
+	return ok && !a.Tombstone
 }
 
 // heard are the proxy's events, led to the rooms that want them.
@@ -79,17 +162,27 @@ func (p *Platform) heard() proxy.Events {
 			for id, n := range p.traffic.set(l) {
 				p.host.SetSlots(id, n)
 			}
+			if !p.lives(l.App) {
+				if len(l.Slots) == 0 {
+					p.traffic.drop(l.App)
+				}
+				return
+			}
 			p.scaler.Load(p.Node, l.App, scale.Load{Waiting: l.Waiting, Entering: l.Entering, Slots: l.Slots, Peak: l.Peak})
 			p.deploys.Poke(l.App)
 		},
-		Wake: func(w proxy.Wake) {
-			ctx, cancel := context.WithTimeout(context.Background(), wakeWithin)
-			defer cancel()
-			if err := p.host.Wake(ctx, w.Machine, w.Reason); err != nil {
-				p.Log.Warn("wake refused", "app", w.App, "machine", w.Machine, "err", err)
-			}
+		Wake: func(w proxy.Wake) { // beside the loop: a host that is slow with one must not hold up what is heard
+			go p.wake(w)
 		},
 		Why: func(r why.Record) { p.Reasons.Add(r) },
+	}
+}
+
+func (p *Platform) wake(w proxy.Wake) {
+	ctx, cancel := context.WithTimeout(context.Background(), wakeWithin)
+	defer cancel()
+	if err := p.host.Wake(ctx, w.Machine, w.Reason); err != nil {
+		p.Log.Warn("wake refused", "app", w.App, "machine", w.Machine, "err", err)
 	}
 }
 

@@ -1,7 +1,6 @@
 package node
 
 import (
-	"cmp"
 	"net/netip"
 	"slices"
 
@@ -9,21 +8,6 @@ import (
 	"github.com/volant-edge/volant/catalog"
 	"github.com/volant-edge/volant/proxy"
 )
-
-// tableOf is what the proxy must know of the catalog.
-func tableOf(snap *catalog.Snapshot, node volant.NodeID, region volant.Region) proxy.Table {
-	t := proxy.Table{Node: node, Region: region}
-	for _, a := range snap.Apps() {
-		if a.Tombstone {
-			continue
-		}
-		if app, ok := tableApp(snap, a); ok {
-			t.Apps = append(t.Apps, app)
-		}
-	}
-	slices.SortFunc(t.Apps, func(a, b proxy.App) int { return cmp.Compare(a.ID, b.ID) })
-	return t
-}
 
 // tableApp is one app of the table. One without a service or address is left out: nothing leads to it.
 func tableApp(snap *catalog.Snapshot, a *volant.App) (proxy.App, bool) {

@@ -25,6 +25,7 @@ type App struct {
 	Machines   []Machine       `json:"machines"`
 	NoWake     bool            `json:"no_wake,omitempty"`  // do not wake, do not wait for a machine to be made
 	CanGrow    bool            `json:"can_grow,omitempty"` // the scaler may still make or wake machines
+	Unscaled   bool            `json:"unscaled,omitempty"` // no scaler acts now: connections wake as many machines as they need
 	Spill      string          `json:"spill,omitempty"`    // soft (default), hard
 	MaxQueue   int             `json:"max_queue"`          // 1024
 	QueueTime  volant.Duration `json:"queue_timeout"`      // 30s

@@ -70,7 +70,7 @@ func (a *app) rewake() {
 }
 
 func (a *app) wakeView(s *service) wakeView {
-	v := wakeView{queued: s.loud, soft: int(s.soft), canGrow: a.cfg.CanGrow, noWake: a.cfg.NoWake}
+	v := wakeView{queued: s.loud, soft: int(s.soft), canGrow: a.scaled(), noWake: a.cfg.NoWake}
 	for id, m := range a.machines {
 		if !m.present || m.cfg.Cordoned || slices.Contains(m.cfg.Absent, s.port) {
 			continue
@@ -79,14 +79,18 @@ func (a *app) wakeView(s *service) wakeView {
 		switch {
 		case m.cfg.Phase == PhaseBooting, w != nil && w.pending:
 			v.coming++
-		case m.cfg.Phase == PhaseServing && !m.sealed && (!m.cfg.Draining || a.cfg.CanGrow):
+		case m.cfg.Phase == PhaseServing && !m.sealed && (!m.cfg.Draining || a.scaled()):
 			v.serving++
 		}
 	}
 	return v
 }
 
-// sleeper chooses the machine to wake: suspended before stopped, fewest failures, then by ID.
+// scaled says whether a scaler acts for those who wait.
+func (a *app) scaled() bool { return a.cfg.CanGrow && !a.cfg.Unscaled }
+
+// sleeper chooses the machine to wake: while no scaler acts one that drains, then suspended before stopped,
+// fewest failures, then by ID.
 func (a *app) sleeper(now time.Time) *machine {
 	var best *machine
 	rank := func(m *machine) int {
@@ -94,14 +98,19 @@ func (a *app) sleeper(now time.Time) *machine {
 		if w := a.wakes[m.id]; w != nil {
 			r = 2 * w.failures
 		}
-		if m.cfg.Phase == PhaseStopped {
+		switch m.cfg.Phase {
+		case PhaseServing: // it drains
+			r--
+		case PhaseStopped:
 			r++
+		default:
 		}
 		return r
 	}
 	for id, m := range a.machines {
 		asleep := m.cfg.Phase == PhaseSuspended || m.cfg.Phase == PhaseStopped
-		if !m.present || m.cfg.Cordoned || !asleep || !a.helps(m) {
+		drains := m.cfg.Phase == PhaseServing && m.cfg.Draining && !m.sealed && !a.scaled()
+		if !m.present || m.cfg.Cordoned || !asleep && !drains || !a.helps(m) {
 			continue
 		}
 		if w := a.wakes[id]; w != nil && (w.pending || now.Before(w.notBefore)) {

@@ -243,6 +243,18 @@ func (p *Platform) States(app string) map[string]int {
 	return out
 }
 
+// Draining counts an app's machines which take no new connections until they are empty.
+func (p *Platform) Draining(app string) int {
+	p.t.Helper()
+	n := 0
+	for _, m := range p.Machines(app) {
+		if have, ok := p.Node.Catalog().Snapshot().Have(volant.MachineID(m.ID)); ok && have.Draining {
+			n++
+		}
+	}
+	return n
+}
+
 // Guests are all apps that ever ran, by machine.
 func (p *Platform) Guests() map[string]*Guest {
 	p.mu.Lock()
