@@ -3,6 +3,7 @@ package control
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"net/http"
 	"net/netip"
 	"slices"
@@ -207,6 +208,9 @@ func (s *Server) patchScale(w http.ResponseWriter, c *call) error {
 	if err := c.read(w, &p); err != nil {
 		return err
 	}
+	if err := s.checkRegions(&p); err != nil {
+		return err
+	}
 	_, rev, err := store.Update(c.ctx(), s.Store, c.who.name, a.Key(), func(a *volant.App) error {
 		next, err := p.Apply(a.Scale)
 		a.Scale = next
@@ -220,6 +224,26 @@ func (s *Server) patchScale(w http.ResponseWriter, c *call) error {
 	}
 	s.audit(c, a.Org, a.App, "", "scale_set", fmt.Sprintf("the scale settings of app %s were changed", a.Name))
 	return s.getScale(w, c)
+}
+
+// checkRegions says which region of scale settings has no server, or nil: what is asked for there would
+// never come about.
+func (s *Server) checkRegions(p *api.ScalePatch) error {
+	known := map[volant.Region]bool{}
+	for _, n := range s.Catalog.Snapshot().Nodes() {
+		if !n.Tombstone {
+			known[n.Region] = true
+		}
+	}
+	named := slices.Concat(p.Regions, slices.Collect(maps.Keys(p.RegionMin)), slices.Collect(maps.Keys(p.RegionMax)))
+	slices.Sort(named)
+	for _, r := range named {
+		if !known[r] {
+			return volant.Invalidf("region %q has no server", r).
+				WithRemedy("use one of %v; in a config file primary_region names one too", slices.Sorted(maps.Keys(known)))
+		}
+	}
+	return nil
 }
 
 func (s *Server) listNodes(w http.ResponseWriter, _ *call) error {

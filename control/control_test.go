@@ -152,6 +152,7 @@ func TestBadInputNamesCauseAndCure(t *testing.T) {
 				r.Config.Services = []volant.Service{{Protocol: "tcp", InternalPort: 80, Ports: []volant.Port{{Port: 80, Handlers: []string{"http"}}}}}
 			}), volant.ErrInvalid, "raw TCP"},
 			{"min over max", second(p.API.SetScale(ctx, "web", api.ScalePatch{Min: ptr(11)})), volant.ErrInvalid, "raise the other"},
+			{"a region without a server", second(p.API.SetScale(ctx, "web", api.ScalePatch{RegionMin: map[volant.Region]int{"ams": 1}})), volant.ErrInvalid, "local"},
 			{"on_idle", second(p.API.SetScale(ctx, "web", api.ScalePatch{OnIdle: ptr("nap")})), volant.ErrInvalid, "suspend, stop, off"},
 		} {
 			if !errors.Is(c.err, c.kind) || !strings.Contains(c.err.Error(), c.text) {

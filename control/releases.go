@@ -64,6 +64,9 @@ func (s *Server) createRelease(w http.ResponseWriter, c *call) error {
 	}
 	scale := a.Scale
 	if in.Scale != nil {
+		if err := s.checkRegions(in.Scale); err != nil {
+			return err
+		}
 		if scale, err = in.Scale.Apply(scale); err != nil {
 			return err
 		}
