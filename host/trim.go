@@ -7,9 +7,10 @@ import (
 	"slices"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	volant "github.com/volant-edge/volant"
 	"github.com/volant-edge/volant/why"
-	"golang.org/x/sys/unix"
 )
 
 const (

@@ -35,9 +35,11 @@ const (
 )
 
 func config() hostnet.Config {
-	return hostnet.Config{Node: node, DNS: []netip.Addr{netip.MustParseAddr("10.9.9.53")},
+	return hostnet.Config{
+		Node: node, DNS: []netip.Addr{netip.MustParseAddr("10.9.9.53")},
 		Allow: []netip.Prefix{netip.MustParsePrefix("10.9.8.0/24")},
-		Apps:  []netip.Prefix{netip.MustParsePrefix("127.77.0.0/16"), netip.MustParsePrefix("fd77::/64")}}
+		Apps:  []netip.Prefix{netip.MustParsePrefix("127.77.0.0/16"), netip.MustParsePrefix("fd77::/64")},
+	}
 }
 
 // lab is the host's namespace with a Net, and the outside behind a cable:

@@ -28,12 +28,16 @@ func (n *Net) Problems(ctx context.Context) ([]Problem, error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if n.fw != nil && n.fw.arpErr != nil {
-		ps = append(ps, Problem{Found: fmt.Sprintf("no firewall for ARP: %v", n.fw.arpErr),
-			Remedy: "load the kernel's nf_tables with ARP (CONFIG_NF_TABLES_ARP); without it a machine can crowd the neighbour table"})
+		ps = append(ps, Problem{
+			Found:  fmt.Sprintf("no firewall for ARP: %v", n.fw.arpErr),
+			Remedy: "load the kernel's nf_tables with ARP (CONFIG_NF_TABLES_ARP); without it a machine can crowd the neighbour table",
+		})
 	}
 	if n.fw != nil && n.fw.flowsErr != nil {
-		ps = append(ps, Problem{Found: fmt.Sprintf("no limit on machines' open flows: %v", n.fw.flowsErr),
-			Remedy: "load the kernel module nft_connlimit; without it a machine can fill the table of flows"})
+		ps = append(ps, Problem{
+			Found:  fmt.Sprintf("no limit on machines' open flows: %v", n.fw.flowsErr),
+			Remedy: "load the kernel module nft_connlimit; without it a machine can fill the table of flows",
+		})
 	}
 	return ps, err
 }
@@ -66,8 +70,10 @@ func Problems(ctx context.Context, cfg Config) ([]Problem, error) {
 	}
 	ps = append(ps, poolProblems(n.cfg, routes)...)
 	if len(n.cfg.DNS) == 0 {
-		ps = append(ps, Problem{Found: "no resolver that machines can reach: /etc/resolv.conf names none beyond this server",
-			Remedy: "name resolvers for machines in the node's config"})
+		ps = append(ps, Problem{
+			Found:  "no resolver that machines can reach: /etc/resolv.conf names none beyond this server",
+			Remedy: "name resolvers for machines in the node's config",
+		})
 	}
 	return ps, nil
 }
@@ -92,8 +98,10 @@ func forwardProblems(nft *nftables.Conn, node volant.NodeID) ([]Problem, error) 
 			return nil, err
 		}
 		if !open {
-			ps = append(ps, Problem{Serious: true, Remedy: openRemedy(chains, c, node),
-				Found: fmt.Sprintf("firewall chain %s %s %s drops forwarded packets, so machines do not reach the outside", familyName(c.Table.Family), c.Table.Name, c.Name)})
+			ps = append(ps, Problem{
+				Serious: true, Remedy: openRemedy(chains, c, node),
+				Found: fmt.Sprintf("firewall chain %s %s %s drops forwarded packets, so machines do not reach the outside", familyName(c.Table.Family), c.Table.Name, c.Name),
+			})
 		}
 	}
 	return ps, nil
@@ -186,13 +194,17 @@ func poolProblems(cfg Config, routes []serverRoute) []Problem {
 	var ps []Problem
 	for _, r := range routes {
 		if r.prefix.Overlaps(cfg.Pool4) {
-			ps = append(ps, Problem{Found: fmt.Sprintf("machines' pool %v overlaps the network %v on %s", cfg.Pool4, r.prefix, r.dev),
-				Remedy: "give machines another pool in the node's config, else they and that network may not reach each other's addresses"})
+			ps = append(ps, Problem{
+				Found:  fmt.Sprintf("machines' pool %v overlaps the network %v on %s", cfg.Pool4, r.prefix, r.dev),
+				Remedy: "give machines another pool in the node's config, else they and that network may not reach each other's addresses",
+			})
 		}
 		for _, pool := range cfg.Apps {
 			if r.prefix.Overlaps(pool) {
-				ps = append(ps, Problem{Found: fmt.Sprintf("apps' pool %v overlaps the network %v on %s", pool, r.prefix, r.dev),
-					Remedy: "use a pool that belongs to Volant alone; addresses in it become this server's own"})
+				ps = append(ps, Problem{
+					Found:  fmt.Sprintf("apps' pool %v overlaps the network %v on %s", pool, r.prefix, r.dev),
+					Remedy: "use a pool that belongs to Volant alone; addresses in it become this server's own",
+				})
 			}
 		}
 	}

@@ -97,8 +97,10 @@ func (n *Net) SetAddresses(ctx context.Context, addrs []netip.Addr) error {
 
 // localRoute is one line: `ip route add local PREFIX dev lo proto 86 metric NODE`.
 func localRoute(node volant.NodeID, p netip.Prefix) *netlink.Route {
-	return &netlink.Route{LinkIndex: loopbackIndex, Dst: ipNet(p), Type: unix.RTN_LOCAL, Table: unix.RT_TABLE_LOCAL,
-		Scope: netlink.SCOPE_HOST, Protocol: routeProtocol, Priority: nodeMetric(node)}
+	return &netlink.Route{
+		LinkIndex: loopbackIndex, Dst: ipNet(p), Type: unix.RTN_LOCAL, Table: unix.RT_TABLE_LOCAL,
+		Scope: netlink.SCOPE_HOST, Protocol: routeProtocol, Priority: nodeMetric(node),
+	}
 }
 
 // loopbackIndex is lo's in every network namespace.

@@ -10,8 +10,9 @@ import (
 	"sync"
 	"time"
 
-	"github.com/volant-edge/volant"
 	"golang.org/x/sys/unix"
+
+	"github.com/volant-edge/volant"
 )
 
 // Config says how large images may be. Its zero value works.

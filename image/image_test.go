@@ -17,6 +17,7 @@ import (
 	goerofs "github.com/erofs/go-erofs"
 	"github.com/google/go-cmp/cmp"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
+
 	"github.com/volant-edge/volant"
 	"github.com/volant-edge/volant/image"
 	"github.com/volant-edge/volant/image/imagetest"

@@ -13,10 +13,11 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
+
 	"github.com/volant-edge/volant/image"
 	"github.com/volant-edge/volant/image/imagetest"
 	"github.com/volant-edge/volant/volanttest/need"
-	"golang.org/x/sys/unix"
 )
 
 // mount lets this machine's Linux read a root disk.

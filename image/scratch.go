@@ -11,8 +11,9 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/volant-edge/volant"
 	"golang.org/x/sys/unix"
+
+	"github.com/volant-edge/volant"
 )
 
 // maxScratchMB bounds a scratch disk: 1 TiB.

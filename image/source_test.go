@@ -14,6 +14,7 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/types"
 	"github.com/klauspost/compress/gzip"
+
 	"github.com/volant-edge/volant"
 	"github.com/volant-edge/volant/image"
 	"github.com/volant-edge/volant/image/imagetest"

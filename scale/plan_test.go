@@ -69,6 +69,7 @@ func machine(id volant.MachineID, s scale.State, slots int, change ...func(*scal
 func since(ago time.Duration) func(*scale.Machine) {
 	return func(m *scale.Machine) { m.Since = now.Add(-ago) }
 }
+
 func emptied(ago time.Duration) func(*scale.Machine) {
 	return func(m *scale.Machine) { m.Emptied = now.Add(-ago) }
 }
@@ -99,8 +100,11 @@ func TestPlan(t *testing.T) {
 		{"the 21st connection wants a second machine, though the first takes it up to its hard limit", []change{
 			entering("ams", 21), machine("a", scale.Serving, 21),
 		}, "create ams demand"},
-		{"a burst of 100 waiting makes five machines in one go", []change{waiting("ams", 100)},
-			"create ams demand, create ams demand, create ams demand, create ams demand, create ams demand"},
+		{
+			"a burst of 100 waiting makes five machines in one go",
+			[]change{waiting("ams", 100)},
+			"create ams demand, create ams demand, create ams demand, create ams demand, create ams demand",
+		},
 		{"a machine already booting counts as capacity", []change{
 			waiting("ams", 21), machine("a", scale.Booting, 0),
 		}, "create ams demand"},

@@ -13,6 +13,7 @@ import (
 	"testing"
 
 	goerofs "github.com/erofs/go-erofs"
+
 	"github.com/volant-edge/volant/image/erofs"
 )
 

@@ -13,6 +13,7 @@ import (
 	"strings"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
+
 	"github.com/volant-edge/volant"
 	"github.com/volant-edge/volant/internal/ociarchive"
 )

@@ -16,6 +16,7 @@ import (
 	"strings"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
+
 	"github.com/volant-edge/volant"
 	"github.com/volant-edge/volant/internal/ociarchive"
 )

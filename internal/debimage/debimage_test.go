@@ -17,9 +17,10 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/crypto/ssh"
+
 	"github.com/volant-edge/volant/image"
 	"github.com/volant-edge/volant/volanttest/need"
-	"golang.org/x/crypto/ssh"
 )
 
 func TestParseURIs(t *testing.T) {

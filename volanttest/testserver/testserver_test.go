@@ -132,8 +132,13 @@ func TestCommands(t *testing.T) {
 	c := dial(t, serve(t, s))
 	t.Setenv("A_KEY", "a value")
 	for _, tt := range []struct{ command, want string }{
-		{"ram-counter", "1"}, {"ram-counter", "2"}, {"env A_KEY", "a value"}, {"peer", c.LocalAddr().String()},
-		{"log one line", ""}, {"exit 3", ""}, {"bad", "0"},
+		{"ram-counter", "1"},
+		{"ram-counter", "2"},
+		{"env A_KEY", "a value"},
+		{"peer", c.LocalAddr().String()},
+		{"log one line", ""},
+		{"exit 3", ""},
+		{"bad", "0"},
 	} {
 		if got := ask(t, c, tt.command); got != tt.want {
 			t.Errorf("%s = %q, want %q", tt.command, got, tt.want)
