@@ -244,7 +244,7 @@ func (w *limitWatch) run(ctx context.Context, p *proxy.Client, app volant.AppID,
 		w.seen.socketSamples++
 		pic, err := p.Picture(ctx, app)
 		if ctx.Err() != nil {
-			break
+			return nil //nolint:nilerr // asked to end
 		}
 		if err != nil {
 			return err

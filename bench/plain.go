@@ -24,7 +24,7 @@ func plain(ctx context.Context, b *bench) (rows []Row, err error) {
 		cmd.Stderr = os.Stderr
 		out, err := cmd.Output()
 		var exit *exec.ExitError
-		if err != nil && !(errors.As(err, &exit) && bytes.HasPrefix(out, []byte("{"))) {
+		if err != nil && (!errors.As(err, &exit) || !bytes.HasPrefix(out, []byte("{"))) {
 			return fmt.Errorf("bench/tcp: %w", err)
 		}
 		rows, err = plainRows(out, rounds)

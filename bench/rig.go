@@ -85,7 +85,10 @@ func until(ctx context.Context, s *live.Server, app, what string, ok func([]api.
 			return nil
 		}
 		if pause(ctx, 5*time.Millisecond) != nil {
-			return fmt.Errorf("this did not happen: %s; machines: %s (%v)", what, states(ms), err)
+			if err != nil {
+				return fmt.Errorf("this did not happen: %s; machines: %w", what, err)
+			}
+			return fmt.Errorf("this did not happen: %s; machines: %s", what, states(ms))
 		}
 	}
 }

@@ -88,7 +88,7 @@ func (c *Catalog) Run(ctx context.Context, r store.Reader) error {
 			})
 		}
 		if ctx.Err() != nil {
-			return nil
+			return nil //nolint:nilerr // asked to end
 		}
 		c.log.Warn("the copy of the intent is read anew", "err", err)
 		select {

@@ -316,7 +316,7 @@ func TestBehindTheCopy(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer copied.Close() //nolint:errcheck // the test is over
+		defer copied.Close() // the test is over
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error)
 		go func() { done <- copied.Run(ctx, s) }()

@@ -18,13 +18,6 @@ func (t table[K, V]) get(k K) (v V, ok bool) {
 	return t.m.Get(k)
 }
 
-func (t table[K, V]) len() int {
-	if t.m == nil {
-		return 0
-	}
-	return t.m.Len()
-}
-
 func (t table[K, V]) with(k K, v V) table[K, V] {
 	m := t.m
 	if m == nil {

@@ -296,7 +296,7 @@ func (g *Groups) Limit(ctx context.Context, id volant.MachineID, l Limits) error
 	var errs []error
 	for _, w := range writes {
 		err := g.fs.WriteFile(w.file, []byte(w.value))
-		if err != nil && !(w.optional && errors.Is(err, fs.ErrNotExist)) {
+		if err != nil && (!w.optional || !errors.Is(err, fs.ErrNotExist)) {
 			errs = append(errs, fmt.Errorf("cgroup %s: write %q to %s: %w", id, w.value, w.file, err))
 		}
 	}

@@ -69,7 +69,7 @@ func (u *unified) Mkdir(name string) error {
 
 // offer makes the files of the controllers that a group has.
 func (u *unified) offer(dir string) {
-	for _, c := range strings.Fields(u.files[dir+"/cgroup.controllers"]) {
+	for c := range strings.FieldsSeq(u.files[dir+"/cgroup.controllers"]) {
 		for _, f := range controllerFiles[c] {
 			if _, ok := u.files[dir+"/"+f]; !ok {
 				u.files[dir+"/"+f] = ""

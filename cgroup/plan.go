@@ -131,10 +131,10 @@ func bytes(mb int, none string) string {
 }
 
 func pids(l Limits) []write {
-	switch {
-	case l.Pids == 0:
+	switch l.Pids {
+	case 0:
 		return nil
-	case l.Pids == NoLimit:
+	case NoLimit:
 		return []write{{file: "pids.max", value: "max"}}
 	}
 	return []write{{file: "pids.max", value: strconv.Itoa(l.Pids)}}
@@ -149,8 +149,9 @@ const (
 // Shared returns the limits of a machine with shared vCPUs once its credit is used up: 1/16 of a core
 // and the usual weight for each. Credit tells when that is.
 func Shared(vcpus int) Limits {
-	n := time.Duration(max(1, vcpus))
-	return Limits{Weight: 100 * int(n), Quota: n * sharedQuota, Burst: n * sharedQuota, Period: sharedPeriod}
+	n := max(1, vcpus)
+	quota := time.Duration(n) * sharedQuota
+	return Limits{Weight: 100 * n, Quota: quota, Burst: quota, Period: sharedPeriod}
 }
 
 // Full returns the limits of a machine with shared vCPUs while it has credit: all its vCPUs' time.

@@ -37,7 +37,7 @@ func (s *Server) appView(snap *catalog.Snapshot, a *volant.App) api.App {
 		status = "deployed"
 	}
 	v := api.App{
-		ID: string(a.ID), Name: a.Name, Status: status, Release: a.Release, CreatedAt: a.Created,
+		ID: a.ID, Name: a.Name, Status: status, Release: a.Release, CreatedAt: a.Created,
 		Organization: api.Organization{Name: string(a.Org), Slug: string(a.Org)},
 		Addresses:    addresses(snap, a.App),
 	}

@@ -151,9 +151,9 @@ func TestBadInputNamesCauseAndCure(t *testing.T) {
 			{"a handler", release(func(r *api.CreateRelease) {
 				r.Config.Services = []volant.Service{{Protocol: "tcp", InternalPort: 80, Ports: []volant.Port{{Port: 80, Handlers: []string{"http"}}}}}
 			}), volant.ErrInvalid, "raw TCP"},
-			{"min over max", second(p.API.SetScale(ctx, "web", api.ScalePatch{Min: ptr(11)})), volant.ErrInvalid, "raise the other"},
+			{"min over max", second(p.API.SetScale(ctx, "web", api.ScalePatch{Min: new(11)})), volant.ErrInvalid, "raise the other"},
 			{"a region without a server", second(p.API.SetScale(ctx, "web", api.ScalePatch{RegionMin: map[volant.Region]int{"ams": 1}})), volant.ErrInvalid, "local"},
-			{"on_idle", second(p.API.SetScale(ctx, "web", api.ScalePatch{OnIdle: ptr("nap")})), volant.ErrInvalid, "suspend, stop, off"},
+			{"on_idle", second(p.API.SetScale(ctx, "web", api.ScalePatch{OnIdle: new("nap")})), volant.ErrInvalid, "suspend, stop, off"},
 		} {
 			if !errors.Is(c.err, c.kind) || !strings.Contains(c.err.Error(), c.text) {
 				t.Errorf("%s: got %v, want %v with %q in it", c.name, c.err, c.kind, c.text)
@@ -168,8 +168,6 @@ func TestBadInputNamesCauseAndCure(t *testing.T) {
 		}
 	})
 }
-
-func ptr[T any](v T) *T { return &v }
 
 func second[A any](_ A, err error) error { return err }
 

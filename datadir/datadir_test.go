@@ -98,7 +98,7 @@ func TestSecondServerIsRefusedAndToldWhoHoldsIt(t *testing.T) {
 		t.Fatal(err)
 	}
 	cmd.Wait() //nolint:errcheck // killed
-	in.Close() //nolint:errcheck // its reader is gone
+	in.Close() // its reader is gone
 	open(t, root)
 }
 

@@ -266,7 +266,6 @@ func (d *demo) scaleOut(ctx context.Context) error {
 	if err := open(59); err != nil {
 		return err
 	}
-	began = time.Now()
 	if err := open(60); err != nil {
 		return err
 	}

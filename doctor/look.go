@@ -82,7 +82,7 @@ func (f *Facts) lookDisks(cfg Config) {
 	if err := unix.Statfs(f.ShmDir, &st); err != nil {
 		f.ShmErr = fmt.Errorf("%s: %w", f.ShmDir, err)
 	} else {
-		f.ShmIsTmpfs = int64(st.Type) == unix.TMPFS_MAGIC || int64(st.Type) == unix.HUGETLBFS_MAGIC
+		f.ShmIsTmpfs = st.Type == unix.TMPFS_MAGIC || st.Type == unix.HUGETLBFS_MAGIC
 		f.ShmMB, f.ShmFreeMB = megabytes(st.Blocks, st), megabytes(st.Bavail, st)
 	}
 	dir := existing(f.DataDir)

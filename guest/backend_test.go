@@ -2,6 +2,7 @@ package guest_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -31,8 +32,8 @@ func newBackend() *backend {
 	return &backend{ring: guest.NewRing(1 << 20), exit: make(chan guest.Exit, 1), execs: map[string]func(context.Context, guest.Exec) (guest.Exit, error){
 		"cat": func(_ context.Context, e guest.Exec) (guest.Exit, error) {
 			n, err := io.Copy(e.Stdout, e.Stdin)
-			fmt.Fprintf(e.Stderr, "%d bytes", n)
-			return guest.Exit{Code: 3}, err
+			_, err2 := fmt.Fprintf(e.Stderr, "%d bytes", n)
+			return guest.Exit{Code: 3}, errors.Join(err, err2)
 		},
 		"sleep": func(ctx context.Context, _ guest.Exec) (guest.Exit, error) {
 			<-ctx.Done()

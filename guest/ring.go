@@ -23,9 +23,9 @@ type Ring struct {
 	news  chan struct{} // closed by the next Append; nil if nobody waits
 }
 
-// NewRing returns a Ring of at most max bytes. Sequence numbers begin with 1.
-func NewRing(max int) *Ring {
-	return &Ring{max: max, next: 1}
+// NewRing returns a Ring of at most size bytes. Sequence numbers begin with 1.
+func NewRing(size int) *Ring {
+	return &Ring{max: size, next: 1}
 }
 
 // Append adds a line, in pieces if it is long.

@@ -71,7 +71,7 @@ func (s *server) sessions(ctx context.Context) error {
 		err := s.session(ctx)
 		switch {
 		case ctx.Err() != nil:
-			return nil
+			return nil //nolint:nilerr // asked to end
 		case errors.Is(err, ErrDetached), errors.Is(err, errProtocol), errors.Is(err, errSync):
 		default:
 			return err

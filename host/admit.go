@@ -24,7 +24,7 @@ func (h *Host) admit(ctx context.Context, m *machine, w volant.Machine) error {
 		return err
 	}
 	g := w.Config.Guest.WithDefaults()
-	_, err := h.ledger.take(m.id, g)
+	err := h.ledger.take(m.id, g)
 	for _, v := range h.victims(m) {
 		if err == nil {
 			break
@@ -33,7 +33,7 @@ func (h *Host) admit(ctx context.Context, m *machine, w volant.Machine) error {
 			return ctx.Err()
 		}
 		if h.evict(ctx, v, m.id) {
-			_, err = h.ledger.take(m.id, g)
+			err = h.ledger.take(m.id, g)
 		}
 	}
 	if err != nil {

@@ -48,11 +48,11 @@ type logbook struct {
 	news   chan struct{} // closed at each new line
 }
 
-func newLogbook(dir string, max int64) *logbook {
-	if max <= 0 {
-		max = 1 << 20
+func newLogbook(dir string, size int64) *logbook {
+	if size <= 0 {
+		size = 1 << 20
 	}
-	return &logbook{dir: dir, max: max, news: make(chan struct{})}
+	return &logbook{dir: dir, max: size, news: make(chan struct{})}
 }
 
 func (l *logbook) path(i int) string { return filepath.Join(l.dir, []string{"log", "log.old"}[i]) }

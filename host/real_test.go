@@ -52,7 +52,7 @@ type realRig struct {
 func newRealRig(t *testing.T) *realRig {
 	kernel := kerneltest.Load(t)
 	dir := t.TempDir()
-	shm, err := os.MkdirTemp("/dev/shm", "volant-host-")
+	shm, err := os.MkdirTemp("/dev/shm", "volant-host-") //nolint:usetesting // memory lies in RAM
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -224,21 +224,21 @@ func processes(t *testing.T, id volant.MachineID) []string {
 	return slices.DeleteFunc(strings.Split(string(out), "\n"), func(s string) bool { return !strings.Contains(s, string(id)) })
 }
 
-func (r *realRig) wakeAndGet(id volant.MachineID) (took time.Duration, v volant.Have) {
+func (r *realRig) wakeAndGet(id volant.MachineID) volant.Have {
 	r.t.Helper()
 	begun := time.Now()
 	if err := r.Wake(r.t.Context(), id, "a connection"); err != nil {
 		r.t.Fatalf("wake: %v", err)
 	}
 	starting := time.Since(begun)
-	v = r.state(id, volant.StateStarted)
+	v := r.state(id, volant.StateStarted)
 	started := time.Since(begun)
 	if got := r.get(v); !strings.Contains(got, "200 OK") {
 		r.t.Fatalf("got %q", got)
 	}
-	took = time.Since(begun)
+	took := time.Since(begun)
 	r.t.Logf("woken: starting on record after %v, app runs after %v, answer after %v", starting, started, took)
-	return took, v
+	return v
 }
 
 // TestRealMachine leads a real web server in a real microVM through its life.
@@ -253,7 +253,7 @@ func TestRealMachine(t *testing.T) {
 	})
 	id := idOf(m)
 	r.SetWishes([]volant.Machine{m})
-	_, v := r.wakeAndGet(id)
+	v := r.wakeAndGet(id)
 	if !v.Cold {
 		t.Error("the first start was no boot")
 	}
@@ -282,7 +282,7 @@ func TestRealMachine(t *testing.T) {
 		if got := processes(t, id); len(got) != 0 {
 			t.Errorf("a suspended machine has processes: %q", got)
 		}
-		if _, v = r.wakeAndGet(id); v.Cold {
+		if v = r.wakeAndGet(id); v.Cold {
 			t.Error("the wake was a cold boot")
 		}
 	}

@@ -68,7 +68,7 @@ func newRig(t *testing.T) *rig {
 // memoryDir is a directory that fsync costs nothing in, where there is one.
 func memoryDir(t *testing.T) string {
 	t.Helper()
-	dir, err := os.MkdirTemp("/dev/shm", "volant-host-test-")
+	dir, err := os.MkdirTemp("/dev/shm", "volant-host-test-") //nolint:usetesting // memory lies in RAM
 	if err != nil {
 		return t.TempDir()
 	}

@@ -64,25 +64,25 @@ func newLedger(memoryMB, reserveMB int, cores [][]int) *ledger {
 
 // take gives the machine what g needs, out of its reservation if it has one. Idempotent. Its error is
 // ErrNoCapacity and says what is short.
-func (l *ledger) take(id volant.MachineID, g volant.Guest) (hold, error) {
+func (l *ledger) take(id volant.MachineID, g volant.Guest) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if h, ok := l.holds[id]; ok {
-		return h, nil
+	if _, ok := l.holds[id]; ok {
+		return nil
 	}
 	if r, ok := l.reserved[id]; ok {
 		delete(l.reserved, id)
 		if r.memoryMB >= g.MemoryMB+l.overhead && time.Now().Before(r.until) {
 			l.holds[id] = r.hold
-			return r.hold, nil
+			return nil
 		}
 	}
 	h, err := l.fitLocked(g)
 	if err != nil {
-		return hold{}, err
+		return err
 	}
 	l.holds[id] = h
-	return h, nil
+	return nil
 }
 
 // adopt gives the machine what it already uses, whether it fits or not.

@@ -145,7 +145,7 @@ func (t *templates) make(ctx context.Context, key string, g volant.Guest) (snap 
 		return snap, errors.Join(err, volant.Errorf(volant.ErrNoCapacity, "the disk is above %.0f %%", 100*trimAbove))
 	}
 	id := volant.MachineID(key)
-	if _, err := t.h.ledger.take(id, volant.Guest{CPUs: g.CPUs, MemoryMB: g.MemoryMB}); err != nil {
+	if err := t.h.ledger.take(id, volant.Guest{CPUs: g.CPUs, MemoryMB: g.MemoryMB}); err != nil {
 		return snap, err
 	}
 	defer t.h.ledger.release(id)

@@ -130,6 +130,7 @@ func familyName(f nftables.TableFamily) string {
 		return "ip"
 	case nftables.TableFamilyIPv6:
 		return "ip6"
+	default: // the others have no table of ours
+		return fmt.Sprint(f)
 	}
-	return fmt.Sprint(f)
 }

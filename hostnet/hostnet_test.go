@@ -617,7 +617,7 @@ func BenchmarkAttach(b *testing.B) {
 	}
 	runtime.LockOSThread()
 	inNewSpace(b)
-	defer n.Close() //nolint:errcheck // a benchmark
+	defer n.Close() // a benchmark
 	took := make([]time.Duration, 0, 1000)
 	for i := 0; b.Loop(); i++ {
 		id := volant.MachineID(fmt.Sprintf("%014x", i%1000))
@@ -643,7 +643,7 @@ func BenchmarkAttachAgain(b *testing.B) {
 	}
 	runtime.LockOSThread()
 	inNewSpace(b)
-	defer n.Close() //nolint:errcheck // a benchmark
+	defer n.Close() // a benchmark
 	for i := range 100 {
 		if _, err := n.Attach(b.Context(), volant.MachineID(fmt.Sprintf("%014x", i)), volant.OrgPersonal); err != nil {
 			b.Fatal(err)

@@ -33,7 +33,7 @@ func newSpace(t *testing.T) *space {
 	}
 	t.Cleanup(func() {
 		close(s.jobs)
-		unix.Close(s.fd) //nolint:errcheck // the test is over
+		unix.Close(s.fd)
 	})
 	s.do(func() error {
 		// No addresses of the kernel's own, no detection of duplicates: nothing changes by itself.
@@ -111,7 +111,7 @@ func (s *space) echo(port int) {
 		if err != nil {
 			return err
 		}
-		s.t.Cleanup(func() { ln.Close() }) //nolint:errcheck // the test is over
+		s.t.Cleanup(func() { ln.Close() }) // the test is over
 		go echoTCP(ln)
 		addrs, err := net.InterfaceAddrs()
 		if err != nil {
@@ -128,7 +128,7 @@ func (s *space) echo(port int) {
 			if err != nil {
 				return err
 			}
-			s.t.Cleanup(func() { pc.Close() }) //nolint:errcheck // the test is over
+			s.t.Cleanup(func() { pc.Close() }) // the test is over
 			go echoUDP(pc)
 		}
 		return nil
@@ -142,7 +142,7 @@ func echoTCP(ln net.Listener) {
 			return
 		}
 		io.WriteString(c, host(c.RemoteAddr())+"\n") //nolint:errcheck // the client sees it
-		c.Close()                                    //nolint:errcheck // as above
+		c.Close()                                    // as above
 	}
 }
 
@@ -194,8 +194,8 @@ func ask(ctx context.Context, network, addr, source string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	defer c.Close() //nolint:errcheck // a test's client
-	stop := context.AfterFunc(ctx, func() { c.SetDeadline(time.Now()) })
+	defer c.Close()                                                      // a test's client
+	stop := context.AfterFunc(ctx, func() { c.SetDeadline(time.Now()) }) //nolint:errcheck // one that cannot is closed
 	defer stop()
 	if network == "udp" {
 		go resend(ctx, c) // the first may be lost while a link comes up
@@ -319,7 +319,7 @@ func guest(t *testing.T, h *space, tap string, mac net.HardwareAddr) *space {
 	}
 	go wire(inside, outside)
 	go wire(outside, inside)
-	t.Cleanup(func() { inside.Close(); outside.Close() }) //nolint:errcheck // the test is over
+	t.Cleanup(func() { inside.Close(); outside.Close() }) // the test is over
 	return g
 }
 

@@ -49,7 +49,7 @@ func TestLocalPrefixes(t *testing.T) {
 		{"an address outside of the pools alone", "203.0.113.4 2001:db8::4 203.0.113.4", "203.0.113.4/32 2001:db8::4/128"},
 	} {
 		var addrs []netip.Addr
-		for _, a := range strings.Fields(c.addrs) {
+		for a := range strings.FieldsSeq(c.addrs) {
 			addrs = append(addrs, netip.MustParseAddr(a))
 		}
 		got := strings.Trim(fmt.Sprint(hostnet.LocalPrefixes(addrs, pools)), "[]")

@@ -73,13 +73,13 @@ func (b *builder) egress(cfg Config, flows int, out *nftables.Chain) {
 	dns4, dns6 := splitAddrs(cfg.DNS)
 	if len(dns4) > 0 {
 		set := b.fixed4("resolvers4", dns4)
-		b.rule(out, "resolvers", isIPv4(), dest4(), in(set), toPort(unix.IPPROTO_UDP, 53), accept())
-		b.rule(out, "resolvers", isIPv4(), dest4(), in(set), toPort(unix.IPPROTO_TCP, 53), accept())
+		b.rule(out, "resolvers", isIPv4(), dest4(), in(set), toResolver(unix.IPPROTO_UDP), accept())
+		b.rule(out, "resolvers", isIPv4(), dest4(), in(set), toResolver(unix.IPPROTO_TCP), accept())
 	}
 	if len(dns6) > 0 {
 		set := b.fixed6("resolvers6", dns6)
-		b.rule(out, "resolvers", isIPv6(), dest6(), in(set), toPort(unix.IPPROTO_UDP, 53), accept())
-		b.rule(out, "resolvers", isIPv6(), dest6(), in(set), toPort(unix.IPPROTO_TCP, 53), accept())
+		b.rule(out, "resolvers", isIPv6(), dest6(), in(set), toResolver(unix.IPPROTO_UDP), accept())
+		b.rule(out, "resolvers", isIPv6(), dest6(), in(set), toResolver(unix.IPPROTO_TCP), accept())
 	}
 	allow4, allow6 := splitPrefixes(cfg.Allow)
 	if len(allow4) > 0 {
@@ -272,10 +272,11 @@ func discovery() []expr.Any {
 	return append(e, &expr.Range{Op: expr.CmpOpEq, Register: 1, FromData: []byte{135}, ToData: []byte{136}})
 }
 
-func toPort(proto byte, port uint16) []expr.Any {
+// toResolver matches packets of a protocol to port 53.
+func toResolver(proto byte) []expr.Any {
 	e := append(meta(expr.MetaKeyL4PROTO), equal([]byte{proto})...)
 	e = append(e, payload(1, expr.PayloadBaseTransportHeader, 2, 2)...)
-	return append(e, equal(binaryutil.BigEndian.PutUint16(port))...)
+	return append(e, equal(binaryutil.BigEndian.PutUint16(53))...)
 }
 
 func ctState(bits uint32) []expr.Any  { return ctBits(expr.CtKeySTATE, bits) }

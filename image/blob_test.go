@@ -194,7 +194,11 @@ func TestFullDisk(t *testing.T) {
 	if out, err := exec.Command("mount", "-t", "tmpfs", "-o", "size=90m", "tmpfs", dir).CombinedOutput(); err != nil {
 		need.Unmet(t, "root", "mount of tmpfs: "+string(out))
 	}
-	t.Cleanup(func() { exec.Command("umount", dir).Run() })
+	t.Cleanup(func() {
+		if out, err := exec.Command("umount", dir).CombinedOutput(); err != nil {
+			t.Errorf("umount: %v: %s", err, out)
+		}
+	})
 	s, err := image.Open(dir, image.Config{})
 	if err != nil {
 		t.Fatal(err)

@@ -84,28 +84,29 @@ func tree(t testing.TB, path string) []string {
 			return err
 		}
 		st := info.Sys().(*goerofs.Stat)
-		line := fmt.Sprintf("%s %06o %d:%d links=%d", name, mode(t, f, st.Ino), st.UID, st.GID, st.Nlink)
+		var line strings.Builder
+		fmt.Fprintf(&line, "%s %06o %d:%d links=%d", name, mode(t, f, st.Ino), st.UID, st.GID, st.Nlink)
 		switch {
 		case info.Mode().IsRegular():
 			body, err := fs.ReadFile(fsys, name)
 			if err != nil {
 				return fmt.Errorf("%s: %w", name, err)
 			}
-			line += fmt.Sprintf(" %q", short(body))
+			fmt.Fprintf(&line, " %q", short(body))
 		case info.Mode()&fs.ModeSymlink != 0:
 			to, err := fs.ReadLink(fsys, name)
 			if err != nil {
 				return fmt.Errorf("%s: %w", name, err)
 			}
-			line += " -> " + to
+			line.WriteString(" -> " + to)
 		}
 		for _, k := range slices.Sorted(maps.Keys(st.Xattrs)) {
-			line += fmt.Sprintf(" %s=%q", k, st.Xattrs[k])
+			fmt.Fprintf(&line, " %s=%q", k, st.Xattrs[k])
 		}
 		if got := st.Mtime; got != uint64(imagetest.When.Unix()) && got != 0 {
-			line += fmt.Sprintf(" at %d.%d", st.Mtime, st.MtimeNs)
+			fmt.Fprintf(&line, " at %d.%d", st.Mtime, st.MtimeNs)
 		}
-		lines = append(lines, line)
+		lines = append(lines, line.String())
 		return nil
 	})
 	if err != nil {

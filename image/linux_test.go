@@ -90,7 +90,7 @@ func linuxAttrs(t *testing.T, path string) string {
 	}
 	list := strings.Split(strings.TrimSuffix(string(names[:n]), "\x00"), "\x00")
 	slices.Sort(list)
-	var line string
+	var line strings.Builder
 	for _, name := range list {
 		if name == "" {
 			continue
@@ -100,9 +100,9 @@ func linuxAttrs(t *testing.T, path string) string {
 		if err != nil {
 			t.Fatalf("%s: %s: %v", path, name, err)
 		}
-		line += fmt.Sprintf(" %s=%q", name, value[:n])
+		fmt.Fprintf(&line, " %s=%q", name, value[:n])
 	}
-	return line
+	return line.String()
 }
 
 func TestLinuxReadsTheRootDisk(t *testing.T) {

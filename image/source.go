@@ -132,7 +132,7 @@ func notThere(name string, err error) error {
 type dirLayout struct{ *os.Root }
 
 func (d dirLayout) open(name string) (io.ReadCloser, int64, error) {
-	f, err := d.Root.Open(filepath.FromSlash(name))
+	f, err := d.Open(filepath.FromSlash(name))
 	if err != nil {
 		return nil, 0, err
 	}

@@ -235,8 +235,12 @@ func TestRefusedReferences(t *testing.T) {
 	}
 	var z bytes.Buffer
 	w := gzip.NewWriter(&z)
-	w.Write(raw)
-	w.Close()
+	if _, err := w.Write(raw); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
 	for ref, want := range map[string]string{
 		"nginx":                                  "where from",
 		"docker.io/library/nginx:1":              "no known source",

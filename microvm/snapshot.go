@@ -29,7 +29,7 @@ func ReadSnapshot(dir string) (Snapshot, error) {
 	if err != nil {
 		return Snapshot{}, unfit("read manifest", err)
 	}
-	defer f.Close()
+	defer f.Close() //nolint:errcheck // only read
 	b, err := io.ReadAll(io.LimitReader(f, maxManifest))
 	if err != nil {
 		return Snapshot{}, unfit("read manifest", err)
@@ -72,7 +72,7 @@ func syncDir(dir string) error {
 	if err != nil {
 		return err
 	}
-	defer d.Close()
+	defer d.Close() //nolint:errcheck // only a name
 	return d.Sync()
 }
 
@@ -127,7 +127,7 @@ func SumFile(name string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	defer f.Close()
+	defer f.Close() //nolint:errcheck // only read
 	h := sha256.New()
 	if _, err := io.Copy(h, f); err != nil {
 		return "", err

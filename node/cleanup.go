@@ -88,7 +88,7 @@ func endProxy(ctx context.Context, dir *datadir.Dir) (string, error) {
 	defer cancel()
 	c, err := proxy.Dial(ctx, path)
 	if err != nil {
-		return "", nil //nolint:nilerr // none runs
+		return "", nil // none runs
 	}
 	defer func() { _ = c.Close() }() // it has ended
 	h, err := c.Hello(ctx)

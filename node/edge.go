@@ -62,7 +62,7 @@ const (
 	edgeBackoffMost  = 5 * time.Second
 )
 
-func (e *edge) run(ctx context.Context) error {
+func (e *edge) run(ctx context.Context) {
 	backoff := edgeBackoffFirst
 	for ctx.Err() == nil {
 		l, closeLink, err := e.reach(ctx)
@@ -75,7 +75,7 @@ func (e *edge) run(ctx context.Context) error {
 			}
 		}
 		if ctx.Err() != nil {
-			return nil
+			return
 		}
 		e.gone(err)
 		e.log.Warn("the proxy is not reachable", "err", err, "again_in", backoff)
@@ -85,7 +85,6 @@ func (e *edge) run(ctx context.Context) error {
 		}
 		backoff = min(2*backoff, edgeBackoffMost)
 	}
-	return nil
 }
 
 func (e *edge) gone(err error) {

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/netip"
 	"os"
+	"slices"
 
 	volant "github.com/volant-edge/volant"
 	"github.com/volant-edge/volant/addrpool"
@@ -23,8 +24,8 @@ func (s *server) parts(ctx context.Context) (Parts, func() error, error) {
 	var closers []func() error
 	closeAll := func() error {
 		var errs []error
-		for i := len(closers) - 1; i >= 0; i-- {
-			errs = append(errs, closers[i]())
+		for _, end := range slices.Backward(closers) {
+			errs = append(errs, end())
 		}
 		return errors.Join(errs...)
 	}

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -142,12 +143,12 @@ func Restore(ctx context.Context, data, from string, skipDamaged bool) (string, 
 		}
 		return "", err
 	}
-	text := fmt.Sprintf("Restored %d records from revision %s as %s.", done.Records, done.From, done.To)
+	lines := []string{fmt.Sprintf("Restored %d records from revision %s as %s.", done.Records, done.From, done.To)}
 	if aside != "" {
-		text += " The old store is at " + aside + "."
+		lines[0] += " The old store is at " + aside + "."
 	}
 	for _, key := range done.Damaged {
-		text += "\nLeft out, since it is damaged: " + key
+		lines = append(lines, "Left out, since it is damaged: "+key)
 	}
-	return text, nil
+	return strings.Join(lines, "\n"), nil
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"slices"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -55,8 +56,8 @@ func Serve(ctx context.Context, cfg Config) error {
 func (s *server) open(ctx context.Context) (closeAll func(), err error) {
 	var closers []func() error
 	closeAll = func() {
-		for i := len(closers) - 1; i >= 0; i-- {
-			if err := closers[i](); err != nil {
+		for _, end := range slices.Backward(closers) {
+			if err := end(); err != nil {
 				s.cfg.Log.Warn("not closed cleanly", "err", err)
 			}
 		}

@@ -118,7 +118,7 @@ func (p *Platform) Run(ctx context.Context) error {
 			return named("bootstrap", err)
 		}
 		close(p.ready)
-		g.Go(func() error { return named("edge", p.edge.run(ctx)) })
+		g.Go(func() error { p.edge.run(ctx); return nil })
 		g.Go(func() error { return named("publish", p.publish(ctx)) })
 		g.Go(func() error { return named("terms", p.terms.Run(ctx)) })
 		g.Go(func() error { return named("scale", p.holder.Run(ctx)) })

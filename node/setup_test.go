@@ -22,7 +22,7 @@ func TestKernelDirLeavesADirectoryThatAServerTakes(t *testing.T) {
 	if err != nil {
 		t.Fatalf("a server refuses the data directory: %v", err)
 	}
-	defer dir.Close() //nolint:errcheck // the test ends
+	defer dir.Close() // the test ends
 	if again, err := node.KernelDir(data); err != nil || again != kernel {
 		t.Errorf("with a server that runs: %q, %v; want %q", again, err, kernel)
 	}

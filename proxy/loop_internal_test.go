@@ -81,13 +81,36 @@ func (s *site) dial() *net.TCPConn {
 		c, err := net.Dial("tcp", s.front.String())
 		if err == nil {
 			s.t.Cleanup(func() { c.Close() })
-			c.SetDeadline(time.Now().Add(20 * time.Second))
+			s.must(c.SetDeadline(time.Now().Add(20 * time.Second)))
 			return c.(*net.TCPConn)
 		}
 		time.Sleep(time.Millisecond)
 	}
 	s.t.Fatal("the proxy does not listen")
 	return nil
+}
+
+// must fails the test at an error. It may be called in any goroutine.
+func (s *site) must(err error) {
+	s.t.Helper()
+	if err != nil {
+		s.t.Error(err)
+	}
+}
+
+// write writes all of b. It may be called in any goroutine.
+func (s *site) write(c net.Conn, b []byte) {
+	s.t.Helper()
+	if _, err := c.Write(b); err != nil {
+		s.t.Errorf("write: %v", err)
+	}
+}
+
+// reset closes with RST.
+func (s *site) reset(c *net.TCPConn) {
+	s.t.Helper()
+	s.must(c.SetLinger(0))
+	s.must(c.Close())
 }
 
 func (s *site) accept() *net.TCPConn {
@@ -97,7 +120,7 @@ func (s *site) accept() *net.TCPConn {
 		s.t.Fatal(err)
 	}
 	s.t.Cleanup(func() { c.Close() })
-	c.SetDeadline(time.Now().Add(20 * time.Second))
+	s.must(c.SetDeadline(time.Now().Add(20 * time.Second)))
 	return c.(*net.TCPConn)
 }
 
@@ -106,7 +129,7 @@ func (s *site) pair() (client, machine *net.TCPConn) {
 	s.t.Helper()
 	client, machine = s.dial(), s.accept()
 	for _, c := range [][2]*net.TCPConn{{client, machine}, {machine, client}} {
-		c[0].Write([]byte("x"))
+		s.write(c[0], []byte("x"))
 		if _, err := io.ReadFull(c[1], make([]byte, 1)); err != nil {
 			s.t.Fatal(err)
 		}
@@ -156,7 +179,7 @@ func TestLoopCarriesEveryByteBothWays(t *testing.T) {
 			}
 			left -= n
 		}
-		c.CloseWrite()
+		s.must(c.CloseWrite())
 		return sum.Sum(nil)
 	}
 	receive := func(c *net.TCPConn, slow bool) []byte {
@@ -199,15 +222,15 @@ func TestLoopHalfCloseEitherWay(t *testing.T) {
 		if first == "machine" {
 			a, b = b, a
 		}
-		a.Write([]byte("ask"))
-		a.CloseWrite()
+		s.write(a, []byte("ask"))
+		s.must(a.CloseWrite())
 		if got, err := io.ReadAll(b); err != nil || string(got) != "ask" {
 			t.Fatalf("%s first: read %q, %v", first, got, err)
 		}
 		if s.held() != 1 {
 			t.Errorf("%s first: %d slots while one side is open, want 1", first, s.held())
 		}
-		b.Write([]byte("answer"))
+		s.write(b, []byte("answer"))
 		b.Close()
 		if got, err := io.ReadAll(a); err != nil || string(got) != "answer" {
 			t.Fatalf("%s first: read %q, %v", first, got, err)
@@ -220,8 +243,7 @@ func TestLoopHalfCloseEitherWay(t *testing.T) {
 func TestLoopClientResetGivesTheMachineTimeThenResetsIt(t *testing.T) {
 	s := newSite(t, 20, 25, func(p *Proxy) { p.times.linger = 100 * time.Millisecond })
 	client, machine := s.pair()
-	client.SetLinger(0)
-	client.Close()
+	s.reset(client)
 	if n, err := machine.Read(make([]byte, 1)); n != 0 || !errors.Is(err, io.EOF) {
 		t.Fatalf("machine read %d, %v; want the end", n, err)
 	}
@@ -230,7 +252,7 @@ func TestLoopClientResetGivesTheMachineTimeThenResetsIt(t *testing.T) {
 	}
 	s.eventually("the slot is free", func() bool { return s.held() == 0 })
 	s.endsAs(endLinger)
-	machine.Write([]byte("x"))
+	_, _ = machine.Write([]byte("x")) // it learns of the reset by this one or the next
 	s.eventually("the machine is reset", func() bool {
 		_, err := machine.Write([]byte("x"))
 		return errors.Is(err, syscall.EPIPE) || errors.Is(err, syscall.ECONNRESET)
@@ -240,10 +262,10 @@ func TestLoopClientResetGivesTheMachineTimeThenResetsIt(t *testing.T) {
 func TestLoopClientResetWithAMachineThatCloses(t *testing.T) {
 	s := newSite(t, 20, 25)
 	client, machine := s.pair()
-	client.SetLinger(0)
-	client.Close()
-	machine.Write(make([]byte, 1<<20)) // to nobody
-	io.Copy(io.Discard, machine)
+	s.reset(client)
+	s.write(machine, make([]byte, 1<<20)) // to nobody
+	_, err := io.Copy(io.Discard, machine)
+	s.must(err)
 	machine.Close()
 	s.eventually("the slot is free", func() bool { return s.held() == 0 })
 	s.endsAs(endClientReset)
@@ -256,8 +278,7 @@ func TestLoopClientResetAfterTheMachineClosedFreesTheSlotAtOnce(t *testing.T) {
 	if _, err := client.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
 		t.Fatalf("client read %v, want the end", err)
 	}
-	client.SetLinger(0)
-	client.Close()
+	s.reset(client)
 	s.eventually("the slot is free", func() bool { return s.held() == 0 && s.p.open.Load() == 0 })
 }
 
@@ -265,21 +286,21 @@ func TestLoopMachineResetReachesTheClientAfterItsBytes(t *testing.T) {
 	s := newSite(t, 20, 25)
 	client, machine := s.pair()
 	big := make([]byte, 3<<20)
-	machine.Write(big[:1000])
+	s.write(machine, big[:1000])
 	go func() {
-		machine.Write(big[1000:])
+		s.write(machine, big[1000:])
 		// Until the proxy has them, since a reset drops what is on the way to it.
 		for {
-			rc, _ := machine.SyscallConn()
+			rc, err := machine.SyscallConn()
+			s.must(err)
 			unsent := 1
-			rc.Control(func(fd uintptr) { unsent = sysUnsent(int32(fd)) })
+			s.must(rc.Control(func(fd uintptr) { unsent = sysUnsent(int32(fd)) }))
 			if unsent == 0 {
 				break
 			}
 			time.Sleep(time.Millisecond)
 		}
-		machine.SetLinger(0)
-		machine.Close()
+		s.reset(machine)
 	}()
 	n, err := io.Copy(io.Discard, client)
 	if n != int64(len(big)) || !errors.Is(err, syscall.ECONNRESET) {
@@ -292,15 +313,17 @@ func TestLoopMachineResetReachesTheClientAfterItsBytes(t *testing.T) {
 func TestLoopHalfClosedAndSilentIsEnded(t *testing.T) {
 	s := newSite(t, 20, 25, func(p *Proxy) { p.times.half, p.times.sweep = 200*time.Millisecond, 5*time.Millisecond })
 	client, machine := s.pair()
-	client.CloseWrite()
+	s.must(client.CloseWrite())
 	for range 20 { // as long as something moves it goes on
-		machine.Write([]byte("x"))
+		s.write(machine, []byte("x"))
 		if _, err := client.Read(make([]byte, 1)); err != nil {
 			t.Fatalf("read: %v", err)
 		}
 		time.Sleep(20 * time.Millisecond)
 	}
-	client.Read(make([]byte, 1))
+	if n, err := client.Read(make([]byte, 1)); n != 0 || err == nil {
+		t.Errorf("client read %d, %v; want an end", n, err)
+	}
 	s.eventually("the slot is free", func() bool { return s.held() == 0 })
 	s.endsAs(endHalfClosed)
 }
@@ -308,12 +331,13 @@ func TestLoopHalfClosedAndSilentIsEnded(t *testing.T) {
 func TestLoopSlotIsFreeThoughTheClientHasStillToRead(t *testing.T) {
 	s := newSite(t, 20, 25)
 	client, machine := s.pair()
-	client.CloseWrite()
-	io.Copy(io.Discard, machine)
+	s.must(client.CloseWrite())
+	_, err := io.Copy(io.Discard, machine)
+	s.must(err)
 	const total = 9 << 20
 	var wrote atomic.Bool
 	go func() {
-		machine.Write(make([]byte, total))
+		s.write(machine, make([]byte, total))
 		machine.Close()
 		wrote.Store(true)
 	}()
@@ -327,8 +351,9 @@ func TestLoopSlotIsFreeThoughTheClientHasStillToRead(t *testing.T) {
 func TestLoopProbesBothSides(t *testing.T) {
 	s := newSite(t, 20, 25, func(p *Proxy) { p.times.sweep = time.Millisecond })
 	client, machine := s.pair()
-	client.Write([]byte("y"))
-	io.ReadFull(machine, make([]byte, 1))
+	s.write(client, []byte("y"))
+	_, err := io.ReadFull(machine, make([]byte, 1))
+	s.must(err)
 	check := func(fd int32) bool {
 		get := func(level, opt int) int {
 			n, err := unix.GetsockoptInt(int(fd), level, opt)
@@ -376,7 +401,7 @@ func TestLoopRefusesWithFIN(t *testing.T) {
 		return a.waiting == 1
 	})
 	third := s.dial()
-	third.Write([]byte("GET / HTTP/1.1\r\n\r\n"))
+	s.write(third, []byte("GET / HTTP/1.1\r\n\r\n"))
 	if n, err := io.Copy(io.Discard, third); n != 0 || err != nil {
 		t.Errorf("refused client read %d, %v; want the end without a reset", n, err)
 	}
@@ -404,15 +429,15 @@ func TestLoopWaitingClientThatLeavesGivesItsPlaceUp(t *testing.T) {
 	s.eventually("two wait", waiting(2))
 	second.Close()
 	s.eventually("one waits", waiting(1))
-	third.Write([]byte("early"))
-	third.CloseWrite() // a request and FIN: it may still read the answer
+	s.write(third, []byte("early"))
+	s.must(third.CloseWrite()) // a request and FIN: it may still read the answer
 	first.Close()
 	busy.Close()
 	machine := s.accept()
 	if got, err := io.ReadAll(machine); string(got) != "early" || err != nil {
 		t.Errorf("machine read %q, %v", got, err)
 	}
-	machine.Write([]byte("answer"))
+	s.write(machine, []byte("answer"))
 	machine.Close()
 	if got, err := io.ReadAll(third); string(got) != "answer" || err != nil {
 		t.Errorf("client read %q, %v", got, err)
@@ -423,8 +448,7 @@ func TestLoopClientThatLeavesWhileItIsConnected(t *testing.T) {
 	s := newSite(t, 20, 25)
 	for range 200 {
 		c := s.dial()
-		c.SetLinger(0)
-		c.Close()
+		s.reset(c)
 	}
 	go func() {
 		for {
@@ -432,7 +456,10 @@ func TestLoopClientThatLeavesWhileItIsConnected(t *testing.T) {
 			if err != nil {
 				return
 			}
-			go func() { io.Copy(io.Discard, c); c.Close() }()
+			go func() {
+				_, _ = io.Copy(io.Discard, c) // until it ends, however it does
+				c.Close()
+			}()
 		}
 	}()
 	s.eventually("all slots are free", func() bool { return s.held() == 0 && s.p.open.Load() == 0 })
@@ -458,7 +485,7 @@ func (o *oracle) serve(l net.Listener) {
 			}
 		}
 		go func() {
-			io.Copy(c, c)
+			_, _ = io.Copy(c, c) // until it ends, however it does
 			o.open.Add(-1)
 			c.Close()
 		}()
@@ -512,8 +539,8 @@ func TestLoopNeverAboveHardByTheAppsOwnCount(t *testing.T) {
 					t.Errorf("dial: %v", err)
 					return
 				}
-				c.SetDeadline(time.Now().Add(60 * time.Second))
-				c.Write([]byte("x"))
+				s.must(c.SetDeadline(time.Now().Add(60 * time.Second)))
+				_, _ = c.Write([]byte("x")) // the read tells how it went
 				switch _, err := io.ReadFull(c, make([]byte, 1)); {
 				case err == nil:
 					served.Add(1)
@@ -523,7 +550,7 @@ func TestLoopNeverAboveHardByTheAppsOwnCount(t *testing.T) {
 					reset.Add(1)
 				}
 				if r.IntN(4) == 0 {
-					c.(*net.TCPConn).SetLinger(0)
+					s.must(c.(*net.TCPConn).SetLinger(0))
 				}
 				c.Close()
 			}

@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"os"
 	"os/signal"
+	"slices"
 	"syscall"
 	"testing"
 	"time"
@@ -44,11 +45,15 @@ type process struct {
 
 func newProcess(t *testing.T) *process {
 	t.Helper()
-	root, err := os.MkdirTemp("", "volant-proxy") // short: it holds a socket
+	root, err := os.MkdirTemp("", "volant-proxy") //nolint:usetesting // short: it holds a socket
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { os.RemoveAll(root) })
+	t.Cleanup(func() {
+		if err := os.RemoveAll(root); err != nil {
+			t.Error(err)
+		}
+	})
 	d, err := datadir.Open(root + "/data")
 	if err != nil {
 		t.Fatal(err)
@@ -74,10 +79,16 @@ func (p *process) ensure() (*proxy.Client, proxy.Hello) {
 }
 
 func kill(pid int) {
-	syscall.Kill(pid, syscall.SIGKILL)
+	_ = syscall.Kill(pid, syscall.SIGKILL) // it may have ended
 	for syscall.Kill(pid, 0) == nil {
 		time.Sleep(time.Millisecond)
 	}
+}
+
+// echo sends back what it reads until the connection ends, however it does.
+func echo(c net.Conn) {
+	_, _ = io.Copy(c, c) // the client checks
+	c.Close()
 }
 
 // echoServer is a machine's app on loopback.
@@ -94,7 +105,7 @@ func echoServer(t *testing.T) netip.AddrPort {
 			if err != nil {
 				return
 			}
-			go func() { io.Copy(c, c); c.Close() }()
+			go echo(c)
 		}
 	}()
 	return l.Addr().(*net.TCPAddr).AddrPort()
@@ -219,6 +230,7 @@ func TestWatchGetsEventsOverTheSocketAndIsReplaced(t *testing.T) {
 	dialSoon(t, front)
 	for range 2 { // the second watcher is told again, as a server which comes back
 		wakes := make(chan proxy.Wake, 8)
+		//nolint:errcheck // ends with the test
 		go c.Watch(t.Context(), proxy.Events{Wake: func(w proxy.Wake) { wakes <- w }})
 		if w := <-wakes; w.App != "app_1" || w.Machine != machineID(1) {
 			t.Errorf("wake %+v, want of the suspended machine", w)
@@ -267,8 +279,8 @@ func sessionOf(pid int) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	for i := len(b) - 1; i >= 0; i-- {
-		if b[i] == ')' { // the name may hold spaces
+	for i, c := range slices.Backward(b) {
+		if c == ')' { // the name may hold spaces
 			var state string
 			var ppid, pgrp, sid int
 			_, err := fmt.Sscan(string(b[i+1:]), &state, &ppid, &pgrp, &sid)

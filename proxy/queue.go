@@ -98,13 +98,13 @@ func (a *app) mayWait(w *waiter) rule {
 
 // hopeless says why waiting is in vain whatever happens next, or ruleNone.
 func (a *app) hopeless() rule {
-	alive, any := 0, 0
+	alive, usable := 0, 0
 	for i := range a.cfg.Machines {
 		m := &a.cfg.Machines[i]
 		if m.Cordoned {
 			continue
 		}
-		any++
+		usable++
 		if m.Phase == PhaseServing || m.Phase == PhaseBooting {
 			alive++
 		}
@@ -114,7 +114,7 @@ func (a *app) hopeless() rule {
 		return ruleNone
 	case a.cfg.NoWake:
 		return ruleNoWake
-	case any == 0 && !a.cfg.CanGrow:
+	case usable == 0 && !a.cfg.CanGrow:
 		return ruleNoMachine
 	}
 	return ruleNone

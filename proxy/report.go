@@ -102,7 +102,7 @@ func (p *Proxy) Watch(ctx context.Context, ev Events) error {
 		case <-timer.C:
 		}
 		next := p.tellDirty(ev)
-		if wait := noted.Add(loadEvery).Sub(time.Now()); wait <= 0 {
+		if wait := time.Until(noted.Add(loadEvery)); wait <= 0 {
 			if r.tellNotes(ev) {
 				noted = time.Now()
 			}

@@ -89,8 +89,9 @@ func placedText(r rule) string {
 		return "least loaded machine under its soft limit"
 	case ruleSpill:
 		return "no machine under its soft limit: least loaded under its hard limit"
+	default: // ruleProbe: no other rule places a connection
+		return "no other machine had a free slot: tried one that refused before"
 	}
-	return "no other machine had a free slot: tried one that refused before"
 }
 
 func refusalText(r *road) string {
@@ -122,8 +123,9 @@ func refusalText(r *road) string {
 		return "the proxy is stopping"
 	case ruleNoFiles:
 		return "this node has no more file descriptors"
+	default: // the others place a connection
+		return "refused: " + r.rule.String()
 	}
-	return "refused: " + r.rule.String()
 }
 
 // roads is the ring of recent connections.

@@ -60,13 +60,13 @@ func TestWakeIsToldAgainToANewWatcherWhileSomebodyWaits(t *testing.T) {
 		w.takeWakes()
 		ctx, cancel := context.WithCancel(t.Context())
 		defer cancel()
-		go w.p.Watch(ctx, w.events())
+		go w.p.Watch(ctx, w.events()) //nolint:errcheck // ends with ctx
 		if got := w.takeWakes(); len(got) != 1 {
 			t.Errorf("wakes %v told to a new watcher, want one", got)
 		}
 		c.Close()
 		synctest.Wait()
-		go w.p.Watch(ctx, w.events())
+		go w.p.Watch(ctx, w.events()) //nolint:errcheck // ends with ctx
 		if got := w.takeWakes(); len(got) != 0 {
 			t.Errorf("wakes %v told though nobody waits", got)
 		}
@@ -122,14 +122,13 @@ func TestQueueIsBoundedPerAppAndPerClient(t *testing.T) {
 		w := newWorld(t)
 		w.app.MaxQueue, w.app.MaxPerPeer = 3, 2
 		w.set(machineIn(1, 1, proxy.PhaseStopped))
-		from := func(addr string) net.Conn {
+		from := func(addr string) {
 			c, err := w.net.DialFrom(context.Background(), netip.MustParseAddr(addr), front)
 			if err != nil {
 				t.Fatal(err)
 			}
 			t.Cleanup(func() { c.Close() })
 			synctest.Wait()
-			return c
 		}
 		from("2001:db8::1")
 		from("2001:db8:0:ff::2")
@@ -156,7 +155,11 @@ func TestWakeOnData(t *testing.T) {
 		if l := w.lastLoad(); len(l.Waiting) != 0 {
 			t.Errorf("load %+v, want no demand", l)
 		}
-		go c.Write([]byte("hello"))
+		go func() {
+			if _, err := c.Write([]byte("hello")); err != nil {
+				t.Errorf("write: %v", err)
+			}
+		}()
 		if got := w.takeWakes(); len(got) != 1 {
 			t.Fatalf("wakes %v at the first byte, want one", got)
 		}
@@ -279,13 +282,19 @@ func TestGenericHalfCloseAndSilence(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		c.(interface{ CloseWrite() error }).CloseWrite()
+		if err := c.(interface{ CloseWrite() error }).CloseWrite(); err != nil {
+			t.Fatal(err)
+		}
 		if _, err := m.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
 			t.Fatalf("machine read %v, want the end", err)
 		}
 		time.Sleep(9 * time.Minute)
-		m.Write([]byte("x"))
-		io.ReadFull(c, make([]byte, 1))
+		if _, err := m.Write([]byte("x")); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.ReadFull(c, make([]byte, 1)); err != nil {
+			t.Fatal(err)
+		}
 		begin := time.Now()
 		_, err = c.Read(make([]byte, 1))
 		if took := time.Since(begin); took != 10*time.Minute {
@@ -313,7 +322,9 @@ func TestGenericClientResetLeavesTheMachineTenSeconds(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		c.(interface{ SetLinger(int) error }).SetLinger(0)
+		if err := c.(interface{ SetLinger(int) error }).SetLinger(0); err != nil {
+			t.Fatal(err)
+		}
 		c.Close()
 		begin := time.Now()
 		if _, err := m.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {

@@ -54,11 +54,13 @@ func sysSplice(from, to int32, n int) (int, syscall.Errno) {
 	}
 }
 
-func sysClose(fd int32) { syscall.RawSyscall(syscall.SYS_CLOSE, uintptr(fd), 0, 0) }
+func sysClose(fd int32) {
+	syscall.RawSyscall(syscall.SYS_CLOSE, uintptr(fd), 0, 0) //nolint:errcheck // the descriptor is gone whatever it says
+}
 
 // sysShutdown sends FIN.
 func sysShutdown(fd int32) {
-	syscall.RawSyscall(syscall.SYS_SHUTDOWN, uintptr(fd), syscall.SHUT_WR, 0)
+	syscall.RawSyscall(syscall.SYS_SHUTDOWN, uintptr(fd), syscall.SHUT_WR, 0) //nolint:errcheck // a connection that cannot is gone, which its reader sees
 }
 
 // sysReset closes with RST.
@@ -142,12 +144,14 @@ func sysConnect(to netip.AddrPort) (int32, syscall.Errno) {
 // sysNoDelay turns Nagle's algorithm off: a proxy must not hold back what an app has sent.
 func sysNoDelay(fd int32) {
 	on := int32(1)
+	//nolint:errcheck // then it is only slower
 	syscall.RawSyscall6(syscall.SYS_SETSOCKOPT, uintptr(fd), syscall.IPPROTO_TCP, syscall.TCP_NODELAY, uintptr(unsafe.Pointer(&on)), 4, 0)
 }
 
 // sysUrgentInline makes urgent bytes part of the stream. It is called when the first is announced.
 func sysUrgentInline(fd int32) {
 	on := int32(1)
+	//nolint:errcheck // a connection that cannot is gone, which its reader sees
 	syscall.RawSyscall6(syscall.SYS_SETSOCKOPT, uintptr(fd), syscall.SOL_SOCKET, syscall.SO_OOBINLINE, uintptr(unsafe.Pointer(&on)), 4, 0)
 }
 

@@ -297,8 +297,14 @@ func FuzzUpdate(f *testing.F) {
 		if err != nil || at != rev {
 			t.Fatalf("written record: %v", err)
 		}
-		a, _ := json.Marshal(written) //nolint:errcheck // compared
-		b, _ := json.Marshal(got)     //nolint:errcheck // compared
+		a, err := json.Marshal(written)
+		if err != nil {
+			t.Fatal(err)
+		}
+		b, err := json.Marshal(got)
+		if err != nil {
+			t.Fatal(err)
+		}
 		if !bytes.Equal(a, b) {
 			t.Fatalf("wished %s\nwritten %s", a, b)
 		}

@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -259,11 +260,7 @@ func (p *Platform) Draining(app string) int {
 func (p *Platform) Guests() map[string]*Guest {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	out := map[string]*Guest{}
-	for id, g := range p.guests {
-		out[id] = g
-	}
-	return out
+	return maps.Clone(p.guests)
 }
 
 // Guest is an app in a machine: it echoes, and keeps its own count of connections, which no limit of the

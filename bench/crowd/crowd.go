@@ -14,6 +14,7 @@ package crowd
 import (
 	"context"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"net"
 	"net/netip"
@@ -151,11 +152,7 @@ func (c *Crowd) Alive(since map[int]int64) int {
 func (c *Crowd) Rounds() map[int]int64 {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	out := make(map[int]int64, len(c.rounds))
-	for id, n := range c.rounds {
-		out[id] = n
-	}
-	return out
+	return maps.Clone(c.rounds)
 }
 
 // user is one user's visit.

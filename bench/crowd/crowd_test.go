@@ -19,7 +19,12 @@ func serve(t *testing.T) (*testserver.Server, net.Listener) {
 	s := new(testserver.Server)
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
-	go func() { s.Serve(ctx, l); close(done) }()
+	go func() {
+		defer close(done)
+		if err := s.Serve(ctx, l); err != nil {
+			t.Errorf("serve: %v", err)
+		}
+	}()
 	t.Cleanup(func() { cancel(); <-done })
 	return s, l
 }
@@ -83,8 +88,8 @@ func TestLostIsNotRefused(t *testing.T) {
 					n, err = c.Read(buf)
 				}
 				if err == nil {
-					c.Write(buf[:n])
-					c.Read(buf)
+					_, _ = c.Write(buf[:n]) // the crowd tells how it went
+					_, _ = c.Read(buf)
 				}
 			}()
 		}

@@ -35,7 +35,12 @@ func TestEveryAttemptIsAccountedFor(t *testing.T) {
 	s := new(testserver.Server)
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
-	go func() { s.Serve(ctx, &odd{Listener: l}); close(done) }()
+	go func() {
+		defer close(done)
+		if err := s.Serve(ctx, &odd{Listener: l}); err != nil {
+			t.Errorf("serve: %v", err)
+		}
+	}()
 	defer func() { cancel(); l.Close(); <-done }()
 	got := flood.Run(t.Context(), flood.Config{
 		Addr: l.Addr().String(), Sources: crowd.Loopback(4), N: 100, Hold: time.Millisecond, Within: time.Minute,

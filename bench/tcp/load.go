@@ -106,7 +106,7 @@ func (l *load) run(open int, length time.Duration) (err error) {
 	events := make([]unix.EpollEvent, 256)
 	for l.open > 0 {
 		n, err := unix.EpollWait(l.ep, events, 1000)
-		if err != nil && err != unix.EINTR { //nolint:errorlint // a bare errno
+		if err != nil && err != unix.EINTR {
 			return err
 		}
 		if quiet++; n > 0 {
@@ -173,7 +173,7 @@ func (l *load) connect() error {
 		return err
 	}
 	err = unix.Connect(fd, &unix.SockaddrInet4{Port: int(l.front.Port()), Addr: l.front.Addr().As4()})
-	if err != nil && err != unix.EINPROGRESS { //nolint:errorlint // a bare errno
+	if err != nil && err != unix.EINPROGRESS {
 		return fmt.Errorf("connect: %w", err)
 	}
 	l.open++
@@ -200,7 +200,7 @@ func (l *load) event(fd int, ev uint32) error {
 func (l *load) accept() error {
 	for {
 		fd, _, err := unix.Accept4(l.app.fd, unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC)
-		if err == unix.EAGAIN { //nolint:errorlint // a bare errno
+		if err == unix.EAGAIN {
 			return nil
 		}
 		if err != nil {
@@ -218,7 +218,7 @@ func (l *load) accept() error {
 
 func (l *load) client(fd int, ev uint32) error {
 	if ev&unix.EPOLLERR != 0 {
-		n, _ := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ERROR) //nolint:errcheck // for the message
+		n, _ := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ERROR) // for the message
 		return fmt.Errorf("client: %w", unix.Errno(n))
 	}
 	if l.left[fd] < 0 && ev&unix.EPOLLOUT != 0 {
@@ -233,7 +233,7 @@ func (l *load) client(fd int, ev uint32) error {
 	}
 	for ev&unix.EPOLLIN != 0 {
 		n, _, err := unix.Recvfrom(fd, l.buf, flags)
-		if err == unix.EAGAIN { //nolint:errorlint // a bare errno
+		if err == unix.EAGAIN {
 			return nil
 		}
 		if err != nil || n == 0 {
@@ -260,7 +260,7 @@ func (l *load) client(fd int, ev uint32) error {
 func (l *load) server(fd int) {
 	for {
 		n, err := unix.Read(fd, l.buf)
-		if err == unix.EAGAIN { //nolint:errorlint // a bare errno
+		if err == unix.EAGAIN {
 			break
 		}
 		if err != nil || n == 0 {

@@ -149,7 +149,6 @@ func realtime(tid int) error {
 type measure struct {
 	name, unit string
 	scale      float64 // from work per second to unit
-	less       bool    // less is better
 	reach      map[string]float64
 	load       func(app *app, front netip.AddrPort, length time.Duration) (work float64, err error)
 }

@@ -223,6 +223,7 @@ func (d *deployment) follow(ctx context.Context, r api.Release) (api.Release, er
 			return now, nil
 		case volant.ReleaseFailed:
 			return now, fmt.Errorf("release %d failed, and what served before serves on: %s; see `volant why %s --kind deploy` and `volant logs %s`", now.Version, now.Reason, d.app, d.app)
+		default: // pending, running, or what a newer server calls it: look again
 		}
 		select {
 		case <-ctx.Done():

@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"io"
+	"slices"
 	"sort"
 	"strings"
 
@@ -42,8 +43,7 @@ func newWhy(g *globals) *cobra.Command {
 }
 
 func whyText(w io.Writer, recs []why.Record) {
-	for i := len(recs) - 1; i >= 0; i-- {
-		r := recs[i]
+	for _, r := range slices.Backward(recs) {
 		fmt.Fprintf(w, "%s %-10s %s", r.Time.UTC().Format("2006-01-02T15:04:05.000Z"), r.Kind, r.Text)
 		var extra []string
 		if r.Machine != "" && !strings.Contains(r.Text, string(r.Machine)) {

@@ -45,15 +45,16 @@ true umount uname uniq uptime vi wc wget which xargs yes`
 
 // skeleton are the files of every image.
 func skeleton(users []user) tree {
-	passwd := "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n"
-	group := "root:x:0:\ntty:x:5:\nshadow:x:42:\nnogroup:x:65534:\n"
+	var passwd, group strings.Builder
+	passwd.WriteString("root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n")
+	group.WriteString("root:x:0:\ntty:x:5:\nshadow:x:42:\nnogroup:x:65534:\n")
 	shadow := "root:*:19700:0:99999:7:::\n"
 	for _, u := range users {
-		passwd += fmt.Sprintf("%s:x:%d:%d::%s:/usr/sbin/nologin\n", u.name, u.id, u.id, u.home)
-		group += fmt.Sprintf("%s:x:%d:\n", u.name, u.id)
+		fmt.Fprintf(&passwd, "%s:x:%d:%d::%s:/usr/sbin/nologin\n", u.name, u.id, u.id, u.home)
+		fmt.Fprintf(&group, "%s:x:%d:\n", u.name, u.id)
 	}
 	t := tree{
-		"etc/passwd": text(0o644, passwd), "etc/group": text(0o644, group), "etc/shadow": text(0o600, shadow),
+		"etc/passwd": text(0o644, passwd.String()), "etc/group": text(0o644, group.String()), "etc/shadow": text(0o600, shadow),
 		"etc/nsswitch.conf": text(0o644, "passwd: files\ngroup: files\nhosts: files dns\n"),
 		"tmp":               dir(0o1777, 0, 0), "run": dir(0o755, 0, 0), "root": dir(0o700, 0, 0), "var": dir(0o755, 0, 0),
 		"var/log": dir(0o755, 0, 0), "var/lib": dir(0o755, 0, 0), "var/cache": dir(0o755, 0, 0), "var/tmp": dir(0o1777, 0, 0),

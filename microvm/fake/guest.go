@@ -64,7 +64,7 @@ type Guest struct {
 
 func newGuest() *Guest {
 	b := make([]byte, 16)
-	rand.Read(b) //nolint:errcheck // crypto/rand.Read never fails since Go 1.24
+	rand.Read(b) // never fails since Go 1.24
 	g := &Guest{logs: guest.NewRing(logBytes), exited: make(chan struct{})}
 	g.ram = ram{BootID: hex.EncodeToString(b), Values: map[string]int64{}}
 	return g
@@ -76,7 +76,7 @@ func readGuest(dir string) (*Guest, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer f.Close()
+	defer f.Close() //nolint:errcheck // only read
 	g := newGuest()
 	if err := json.NewDecoder(io.LimitReader(f, maxState)).Decode(&g.ram); err != nil {
 		return nil, fmt.Errorf("%w: %w", microvm.ErrIncompatible, err)

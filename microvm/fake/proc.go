@@ -113,15 +113,13 @@ func (p *proc) dieAfter(d time.Duration) {
 	})
 }
 
-// spawn runs fn as part of the process; it reports false when that has ended.
-func (p *proc) spawn(fn func()) bool {
+// spawn runs fn as part of the process, unless that has ended.
+func (p *proc) spawn(fn func()) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.state == ended {
-		return false
+	if p.state != ended {
+		p.work.Go(fn)
 	}
-	p.work.Go(fn)
-	return true
 }
 
 // set changes from running to paused or back. Both are idempotent.

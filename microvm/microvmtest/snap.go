@@ -166,13 +166,13 @@ func testCancel(t *testing.T, r *rig) {
 			ctx, cancel := context.WithCancel(background(t))
 			spec := r.f.Spec(t, "cancel")
 			spec.Placed = func(int) error { return c.placed(cancel) }
-			make := r.e.Create
+			begin := r.e.Create
 			if how == "Restore" {
-				make = func(ctx context.Context, spec microvm.Spec) (microvm.VM, error) {
+				begin = func(ctx context.Context, spec microvm.Spec) (microvm.VM, error) {
 					return r.e.Restore(ctx, r.template, spec)
 				}
 			}
-			_, err := make(ctx, spec)
+			_, err := begin(ctx, spec)
 			cancel()
 			want(t, how+" when "+c.name, err, c.kind)
 			if left := r.f.Left(t); len(left) > 0 {

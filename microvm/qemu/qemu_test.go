@@ -44,7 +44,7 @@ type rig struct {
 func newRig(t *testing.T) *rig {
 	need.Machine(t)
 	need.Tool(t, "machine", "mkfs.erofs")
-	shm, err := os.MkdirTemp("/dev/shm", "volant-test-")
+	shm, err := os.MkdirTemp("/dev/shm", "volant-test-") //nolint:usetesting // memory lies in RAM
 	if err != nil {
 		t.Fatal(err)
 	}

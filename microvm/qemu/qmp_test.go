@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"path/filepath"
@@ -38,11 +39,18 @@ func monitorPair(t testing.TB, onEvent func(string, json.RawMessage)) (*monitor,
 	return m, server
 }
 
+// say writes as the server.
+func say(t *testing.T, server io.Writer, format string, args ...any) {
+	if _, err := fmt.Fprintf(server, format, args...); err != nil {
+		t.Errorf("server: %v", err)
+	}
+}
+
 func TestMonitorAnswersInOrder(t *testing.T) {
 	events := make(chan string, 1)
 	m, server := monitorPair(t, func(name string, _ json.RawMessage) { events <- name })
 	go func() {
-		fmt.Fprintf(server, `{"QMP":{"version":{},"capabilities":[]}}`+"\r\n")
+		say(t, server, `{"QMP":{"version":{},"capabilities":[]}}`+"\r\n")
 		r := bufio.NewReader(server)
 		for i := range 2 {
 			line, _ := r.ReadBytes('\n')
@@ -50,14 +58,14 @@ func TestMonitorAnswersInOrder(t *testing.T) {
 			if err := json.Unmarshal(line, &req); err != nil {
 				t.Error(err)
 			}
-			fmt.Fprintf(server, `{"event":"STOP"}`+"\n"+`{"return":{"n":%d},"id":%d}`+"\n", i, req.ID)
+			say(t, server, `{"event":"STOP"}`+"\n"+`{"return":{"n":%d},"id":%d}`+"\n", i, req.ID)
 		}
 		line, _ := r.ReadBytes('\n')
 		var req struct{ ID uint64 }
 		if err := json.Unmarshal(line, &req); err != nil {
 			t.Error(err)
 		}
-		fmt.Fprintf(server, `{"error":{"class":"GenericError","desc":"no such thing"},"id":%d}`+"\n", req.ID)
+		say(t, server, `{"error":{"class":"GenericError","desc":"no such thing"},"id":%d}`+"\n", req.ID)
 	}()
 	go func() { <-events; <-events }()
 	got, err := m.do(t.Context(), nil, call("a", nil), call("b", map[string]int{"x": 1}))
@@ -74,17 +82,24 @@ func TestMonitorAnswersInOrder(t *testing.T) {
 func TestMonitorEndsItsCalls(t *testing.T) {
 	for _, c := range []struct {
 		name string
-		end  func(server net.Conn)
+		end  func(server net.Conn) error
 	}{
-		{"the server closes", func(s net.Conn) { s.Close() }},
-		{"the server sends no JSON", func(s net.Conn) { fmt.Fprintln(s, "garbage") }},
-		{"the server sends an endless line", func(s net.Conn) { s.Write(bytes.Repeat([]byte{'{'}, maxMessage+1)) }},
+		{"the server closes", func(s net.Conn) error { return s.Close() }},
+		{"the server sends no JSON", func(s net.Conn) error { _, err := fmt.Fprintln(s, "garbage"); return err }},
+		{"the server sends an endless line", func(s net.Conn) error {
+			_, _ = s.Write(bytes.Repeat([]byte{'{'}, maxMessage+1)) // the client may close while it is written
+			return nil
+		}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			m, server := monitorPair(t, func(string, json.RawMessage) {})
 			go func() {
-				bufio.NewReader(server).ReadBytes('\n')
-				c.end(server)
+				if _, err := bufio.NewReader(server).ReadBytes('\n'); err != nil {
+					t.Errorf("server: %v", err)
+				}
+				if err := c.end(server); err != nil {
+					t.Errorf("server: %v", err)
+				}
 			}()
 			if _, err := m.do(t.Context(), nil, call("wait", nil)); !errors.Is(err, errMonitor) {
 				t.Errorf("do: error %v", err)
@@ -241,8 +256,12 @@ func TestArgsEscapeCommas(t *testing.T) {
 	if got := comma("a,b"); got != "a,,b" {
 		t.Errorf("comma = %q", got)
 	}
-	if shape(accelTCG) == shape(accelKVM) || shape(accelTCG) != shape(accelTCG) {
+	tcg := shape(accelTCG)
+	if tcg == shape(accelKVM) {
 		t.Error("shape does not tell accelerators apart")
+	}
+	if again := shape(accelTCG); tcg != again {
+		t.Errorf("shape of the same = %s, then %s", tcg, again)
 	}
 }
 

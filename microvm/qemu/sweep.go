@@ -55,7 +55,7 @@ func (e *Engine) Sweep(ctx context.Context, keep func(id string) bool) ([]string
 func (e *Engine) endStray(ctx context.Context, id string, pid int) error {
 	started, _, err := stat(pid)
 	if err != nil {
-		return nil //nolint:nilerr // it has ended
+		return nil // it has ended
 	}
 	p, err := attach(microvm.Handle{ID: id, PID: pid, StartTime: started}, e.cfg.ShmDir)
 	if errors.Is(err, microvm.ErrGone) {

@@ -36,7 +36,7 @@ func BenchmarkCommit(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	defer s.Close() //nolint:errcheck // the benchmark is over
+	defer s.Close() // the benchmark is over
 	for i := 0; b.Loop(); i++ {
 		id := fmt.Sprint(i)
 		if _, err := store.Create(b.Context(), s, "bench", &volant.App{Meta: volant.Meta{App: volant.AppID(id), ID: id}}); err != nil {
@@ -52,7 +52,7 @@ func BenchmarkToTheCopy(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	defer s.Close() //nolint:errcheck // the benchmark is over
+	defer s.Close() // the benchmark is over
 	c, err := local.Open(local.Config{Path: filepath.Join(dir, "copy")})
 	if err != nil {
 		b.Fatal(err)
@@ -84,7 +84,7 @@ func BenchmarkWatch(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	defer s.Close() //nolint:errcheck // the benchmark is over
+	defer s.Close() // the benchmark is over
 	_, rev, err := s.List(b.Context(), "")
 	if err != nil {
 		b.Fatal(err)
@@ -109,7 +109,7 @@ func BenchmarkIdle(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	defer s.Close() //nolint:errcheck // the benchmark is over
+	defer s.Close() // the benchmark is over
 	before := cpu(b)
 	const d = 5 * time.Second
 	time.Sleep(d)

@@ -136,12 +136,12 @@ func checkAfterKill(t *testing.T, dir string, acked map[string]store.Revision, t
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer copied.Close() //nolint:errcheck // the test would have failed
+	defer copied.Close() // the test would have failed
 	s, err := etcd.Open(t.Context(), etcd.Config{Dir: filepath.Join(dir, "etcd"), Floor: copied.Revision()})
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer s.Close() //nolint:errcheck // the test would have failed
+	defer s.Close() // the test would have failed
 	if copied.Revision().Before(told) {
 		t.Errorf("the copy is at %s, and had told of %s", copied.Revision(), told)
 	}
@@ -227,7 +227,7 @@ func TestRestoreFromACopy(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer copied.Close() //nolint:errcheck // the test is over
+	defer copied.Close() // the test is over
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error)
 	go func() { ended <- copied.Run(ctx, next) }()

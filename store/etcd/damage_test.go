@@ -126,7 +126,7 @@ func TestStartedLater(t *testing.T) {
 		t.Fatal(err)
 	}
 	s = etcd.New(etcd.Config{Dir: dir, Floor: rev})
-	defer s.Close() //nolint:errcheck // the test is over
+	defer s.Close() // the test is over
 	if err := s.Start(t.Context()); !errors.Is(err, volant.ErrPrecondition) {
 		t.Errorf("start without the directory: %v", err)
 	}
@@ -229,7 +229,7 @@ func TestDamagedDirectory(t *testing.T) {
 				}
 				return
 			}
-			defer s.Close() //nolint:errcheck // damaged
+			defer s.Close() // damaged
 			list, rev, err := s.List(t.Context(), "")
 			if err == nil && len(list) != 50 {
 				t.Errorf("opened with %d of 50 records at %s", len(list), rev)

@@ -28,7 +28,7 @@ func TestNearlyFullDisk(t *testing.T) {
 	within(t, "writes refused", func() bool {
 		_, err := s.Commit(t.Context(), store.Op{Key: "first", Expect: rev, Value: []byte("2")})
 		if err == nil {
-			rev, _ = s.Commit(t.Context(), store.Op{Key: "first", Expect: rev}) //nolint:errcheck // tried again
+			rev, _ = s.Commit(t.Context(), store.Op{Key: "first", Expect: rev}) // tried again
 		}
 		var e *volant.Error
 		return errors.As(err, &e) && errors.Is(err, volant.ErrUnavailable) && e.Remedy != ""
@@ -109,7 +109,7 @@ func fill(t *testing.T, path string, leave uint64) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer f.Close() //nolint:errcheck // ballast
+	defer f.Close() // ballast
 	for {
 		var st syscall.Statfs_t
 		if err := syscall.Statfs(filepath.Dir(path), &st); err != nil {

@@ -77,7 +77,7 @@ func (w *walker) head() error {
 		}
 		m := b[pageHead:]
 		sum := fnv.New64a()
-		sum.Write(m[:metaSize-8]) //nolint:errcheck // a hash never fails
+		sum.Write(m[:metaSize-8])
 		if order.Uint32(m) != metaMagic || order.Uint64(m[56:]) != sum.Sum64() {
 			continue
 		}

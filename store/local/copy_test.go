@@ -27,7 +27,7 @@ func openCopy(t *testing.T, path string) *local.Copy {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { c.Close() }) //nolint:errcheck // closed twice in some tests
+	t.Cleanup(func() { c.Close() }) // closed twice in some tests
 	return c
 }
 
@@ -102,7 +102,7 @@ func TestCopyServesWhenTheStoreIsDown(t *testing.T) {
 			t.Errorf("trouble: %q", got)
 		}
 		stop()
-		c.Close() //nolint:errcheck // reopened below
+		c.Close() // reopened below
 		c = openCopy(t, path)
 		if got := nameOf(t, c, a); got != "changed" {
 			t.Errorf("started with the store down: %s", got)
@@ -175,7 +175,7 @@ func TestAbsenceIsNoOrder(t *testing.T) {
 				t.Errorf("missing: %v", got.Missing)
 			}
 			stop()
-			c.Close() //nolint:errcheck // reopened
+			c.Close() // reopened
 			c = openCopy(t, path)
 			stop = follow(t, c, s)
 		}
@@ -253,7 +253,7 @@ func TestRestore(t *testing.T) {
 		ahead := openCopy(t, filepath.Join(dir, "ahead"))
 		follow(t, ahead, s)()
 		before := ahead.Revision()
-		behind.Close() //nolint:errcheck // only read
+		behind.Close() // only read
 
 		next := storetest.New()
 		done, err := local.Restore(t.Context(), filepath.Join(dir, "behind"), next, false)
@@ -297,7 +297,7 @@ func patch(t *testing.T, path, key string, fn func([]byte) []byte) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer db.Close() //nolint:errcheck // the update is checked
+	defer db.Close() // the update is checked
 	if err := db.Update(func(tx *bbolt.Tx) error {
 		b := tx.Bucket([]byte("records"))
 		return b.Put([]byte(key), fn(append([]byte(nil), b.Get([]byte(key))...)))
@@ -313,7 +313,7 @@ func TestBadRecordIsRefusedAlarmedAndHealed(t *testing.T) {
 		a, b := create(t, s, "a", "1"), create(t, s, "b", "1")
 		c := openCopy(t, path)
 		follow(t, c, s)()
-		c.Close() //nolint:errcheck // reopened
+		c.Close() // reopened
 		patch(t, path, a, func(raw []byte) []byte { raw[len(raw)-5] ^= 1; return raw })
 
 		c = openCopy(t, path)
@@ -326,7 +326,7 @@ func TestBadRecordIsRefusedAlarmedAndHealed(t *testing.T) {
 		if got := c.Status(); !cmp.Equal(got.Bad, []string{a}) || got.Refused != 1 || len(got.Alarms) != 1 {
 			t.Errorf("status: %+v", got)
 		}
-		c.Close() //nolint:errcheck // restored from
+		c.Close() // restored from
 		if _, err := local.Restore(t.Context(), path, storetest.New(), false); !errors.Is(err, volant.ErrPrecondition) {
 			t.Errorf("restore with a bad record: %v", err)
 		}
@@ -351,15 +351,15 @@ func TestDamagedFile(t *testing.T) {
 		}
 		c := openCopy(t, path)
 		follow(t, c, s)()
-		c.Close() //nolint:errcheck // damaged below
+		c.Close() // damaged below
 		sound, err := os.ReadFile(path)
 		if err != nil {
 			t.Fatal(err)
 		}
-		clear := make([]byte, len(sound))
+		blank := make([]byte, len(sound))
 		for name, bytes := range map[string][]byte{
-			"text": []byte("hello"), "zeros": clear, "cut": sound[:len(sound)/2], "cut to the head": sound[:8192],
-			"no head": append(append([]byte(nil), clear[:8192]...), sound[8192:]...),
+			"text": []byte("hello"), "zeros": blank, "cut": sound[:len(sound)/2], "cut to the head": sound[:8192],
+			"no head": append(append([]byte(nil), blank[:8192]...), sound[8192:]...),
 		} {
 			if err := os.WriteFile(path, bytes, 0o600); err != nil {
 				t.Fatal(err)
@@ -367,7 +367,7 @@ func TestDamagedFile(t *testing.T) {
 			if c, err := local.Open(local.Config{Path: path}); !errors.Is(err, local.ErrDamaged) {
 				t.Errorf("%s: got %v, want damaged", name, err)
 				if err == nil {
-					c.Close() //nolint:errcheck // the test has failed
+					c.Close() // the test has failed
 				}
 			}
 		}
@@ -380,7 +380,7 @@ func TestDamagedFile(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer c.Close() //nolint:errcheck // the test is over
+		defer c.Close() // the test is over
 		same(t, s, c)
 		if got := c.Status().Alarms; len(got) != 1 {
 			t.Errorf("alarms: %+v", got)
@@ -405,7 +405,7 @@ func TestFlippedBytes(t *testing.T) {
 	if err := c.Replace(entries, store.Revision{Epoch: 1, Rev: 40}); err != nil {
 		t.Fatal(err)
 	}
-	c.Close() //nolint:errcheck // damaged below
+	c.Close() // damaged below
 	sound, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)
@@ -435,7 +435,7 @@ func TestFlippedBytes(t *testing.T) {
 		if len(list) < len(written) && err == nil && len(c.Status().Alarms) == 0 {
 			t.Errorf("byte %d: %d of %d records, and no alarm", i, len(list), len(written))
 		}
-		c.Close() //nolint:errcheck // damaged
+		c.Close() // damaged
 	}
 }
 

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"go.etcd.io/bbolt"
+	bolterrors "go.etcd.io/bbolt/errors"
 
 	"github.com/volant-edge/volant"
 	"github.com/volant-edge/volant/store"
@@ -99,7 +100,7 @@ func openFile(path string, readOnly bool) (db *bbolt.DB, err error) {
 		file.Close()                                   //nolint:errcheck // given up
 	}
 	switch {
-	case errors.Is(err, bbolt.ErrTimeout):
+	case errors.Is(err, bolterrors.ErrTimeout):
 		return nil, volant.Errorf(volant.ErrUnavailable, "the copy %s is in use", path).WithRemedy("stop volant server on this node first")
 	case errors.Is(err, os.ErrNotExist), errors.Is(err, os.ErrPermission):
 		return nil, err
@@ -180,7 +181,7 @@ func torn(path string) (bool, error) {
 			return false, err
 		}
 		h := fnv.New64a()
-		h.Write(b[header : header+size]) //nolint:errcheck // a hash never fails
+		h.Write(b[header : header+size])
 		if binary.NativeEndian.Uint64(b[header+size:]) != h.Sum64() {
 			return true, nil
 		}

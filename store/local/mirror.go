@@ -23,7 +23,7 @@ func (c *Copy) Run(ctx context.Context, src store.Reader) error {
 		before := c.Revision()
 		err := c.follow(ctx, src)
 		if ctx.Err() != nil {
-			return nil
+			return nil //nolint:nilerr // asked to end
 		}
 		if before.Before(c.Revision()) {
 			pause = firstPause

@@ -270,8 +270,7 @@ func testLease(t *testing.T, s store.Store) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	rev, err := s.Commit(ctx, store.Op{Key: "term/a", Value: []byte("me"), Lease: id})
-	if err != nil {
+	if _, err := s.Commit(ctx, store.Op{Key: "term/a", Value: []byte("me"), Lease: id}); err != nil {
 		t.Fatal(err)
 	}
 	if err := s.Renew(ctx, id); err != nil {
@@ -297,7 +296,8 @@ func testLease(t *testing.T, s store.Store) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if rev, err = s.Commit(ctx, store.Op{Key: "term/c", Lease: short}); err != nil {
+	rev, err := s.Commit(ctx, store.Op{Key: "term/c", Lease: short})
+	if err != nil {
 		t.Fatal(err)
 	}
 	err = s.Watch(ctx, "term/", rev, func(b store.Batch) error {

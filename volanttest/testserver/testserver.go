@@ -148,8 +148,8 @@ func (s *Server) serve(c *counted) {
 		}
 		switch args[0] {
 		case "hold":
-			fmt.Fprintln(c, "holding")
-			io.Copy(io.Discard, r) //nolint:errcheck // until it ends, however it does
+			fmt.Fprintln(c, "holding") //nolint:errcheck // a client that went away ends the read
+			io.Copy(io.Discard, r)     //nolint:errcheck // until it ends, however it does
 			return
 		case "echo":
 			s.echo(c, r, number(args, 1))

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -63,7 +62,9 @@ func TestMaxIsKeptAfterConnectionsEnd(t *testing.T) {
 		t.Errorf("count = %s, want 10", got)
 	}
 	for _, c := range others {
-		c.(*net.TCPConn).CloseWrite()
+		if err := c.(*net.TCPConn).CloseWrite(); err != nil {
+			t.Fatal(err)
+		}
 		if _, err := c.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
 			t.Fatalf("read after the end: %v, want EOF", err)
 		}
@@ -89,7 +90,7 @@ func TestEchoChecksBothWays(t *testing.T) {
 		}
 	}
 	c := dial(t, addr)
-	fmt.Fprintf(c, "echo 7\nnot the pattern")
+	send(t, c, "echo 7\nnot the pattern")
 	if b, err := io.ReadAll(c); len(b) > 0 {
 		t.Errorf("echo of wrong bytes: %q, %v", b, err)
 	}
@@ -102,10 +103,15 @@ func TestExchangeSeesAWrongByte(t *testing.T) {
 	near, far := net.Pipe()
 	go func() {
 		b := make([]byte, 100)
-		io.ReadFull(far, b[:len("echo 3\n")])
-		io.ReadFull(far, b[:10])
+		for _, n := range []int{len("echo 3\n"), 10} {
+			if _, err := io.ReadFull(far, b[:n]); err != nil {
+				t.Error(err)
+			}
+		}
 		b[5] ^= 1
-		far.Write(b[:10])
+		if _, err := far.Write(b[:10]); err != nil {
+			t.Error(err)
+		}
 	}()
 	e, err := testserver.StartEcho(near, 3)
 	if err != nil {
@@ -116,9 +122,16 @@ func TestExchangeSeesAWrongByte(t *testing.T) {
 	}
 }
 
+func send(t *testing.T, c net.Conn, text string) {
+	t.Helper()
+	if _, err := io.WriteString(c, text); err != nil {
+		t.Fatal(err)
+	}
+}
+
 func TestSend(t *testing.T) {
 	c := dial(t, serve(t, new(testserver.Server)))
-	fmt.Fprintln(c, "send 5 100000")
+	send(t, c, "send 5 100000\n")
 	b, err := io.ReadAll(c)
 	if err != nil || len(b) != 100_000 || !testserver.Pattern(5).Matches(b) {
 		t.Errorf("%d bytes, %v; want 100,000 of the pattern", len(b), err)
