@@ -272,6 +272,9 @@ func (d *demo) scaleOut(ctx context.Context) error {
 	if err := d.until(ctx, 30*time.Second, "a third machine with 60 connections", count(3)); err != nil {
 		return err
 	}
+	if err := pause(ctx, 300*time.Millisecond); err != nil { // slots are told every 50 ms
+		return err
+	}
 	d.say("60 connections are open: three machines serve (%s).", states(d.machines(ctx)))
 	for i, u := range users {
 		if err := u.get(); err != nil {
