@@ -98,7 +98,7 @@ func NewPlatform(parts Parts) (*Platform, error) {
 	p.fleet = &fleet{node: p.Node, region: p.Region, store: p.Store, cat: p.cat, host: p.host, why: p.Reasons, acts: p.edge.acts}
 	p.scaler = scale.New(p.fleet, scale.Config{Why: p.Reasons, Log: p.Log})
 	p.deploys = deploy.New(&deployFleet{p.fleet}, deploy.Config{Why: p.Reasons, Log: p.Log})
-	p.terms = store.NewTerms(p.Store, store.TermConfig{Owner: string(p.Node), Log: p.Log})
+	p.terms = store.NewTerms(p.Store, store.TermConfig{Owner: string(p.Node), Start: p.Epoch, Log: p.Log})
 	p.holder = perapp.NewHolder(appTerms{p.terms}, p.Log, p.holding, p.scaler, p.deploys)
 	p.api = control.New(control.Deps{
 		Store: p.Store, Catalog: p.cat, Machines: machines{p.fleet}, Images: p.Uploads,

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -16,7 +18,8 @@ const TermPrefix = "term/"
 
 // TermConfig configures Terms.
 type TermConfig struct {
-	Owner string        // who holds the terms, for people to read: a node's ID
+	Owner string        // who holds the terms: a node's ID
+	Start uint64        // counts the owner's processes, of which one lives at a time; 0: not counted
 	TTL   time.Duration // how long the store keeps a term without renewal; 10s if zero
 	Log   *slog.Logger  // nil discards
 }
@@ -96,28 +99,52 @@ func (t *Terms) Hold(ctx context.Context, key string) (*Term, error) {
 	}
 }
 
-// Try holds the key, or returns volant.ErrLeased if somebody holds it already.
+// Try holds the key, or returns volant.ErrLeased if somebody holds it already. What an earlier process of
+// the same owner held is free, since that process has ended.
 func (t *Terms) Try(ctx context.Context, key string) (*Term, error) {
 	l, err := t.lease(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("hold %s: %w", key, err)
 	}
 	key = TermPrefix + key
-	rev, err := t.store.Commit(ctx, Op{Key: key, Value: []byte(t.cfg.Owner), Lease: l.id})
-	switch {
-	case errors.Is(err, volant.ErrExists):
-		owner := "somebody"
-		if e, err := t.store.Get(ctx, key); err == nil {
-			owner = string(e.Value)
+	take := Op{Key: key, Value: t.name(), Lease: l.id}
+	rev, err := t.store.Commit(ctx, take)
+	if errors.Is(err, volant.ErrExists) {
+		held, gerr := t.store.Get(ctx, key)
+		switch {
+		case gerr == nil && !t.outlived(held.Value):
+			return nil, volant.Errorf(volant.ErrLeased, "%s is held by %s", key, held.Value)
+		case gerr == nil:
+			if _, err = t.store.Commit(ctx, Op{Verb: Erase, Key: key, Expect: held.Mod}); err == nil {
+				rev, err = t.store.Commit(ctx, take)
+			}
 		}
-		return nil, volant.Errorf(volant.ErrLeased, "%s is held by %s", key, owner)
+	}
+	switch {
 	case errors.Is(err, volant.ErrNotFound): // the lease ran out
 		l.end()
 		return nil, volant.Errorf(volant.ErrUnavailable, "hold %s: the lease ran out", key)
+	case errors.Is(err, volant.ErrExists), errors.Is(err, volant.ErrConflict):
+		return nil, volant.Errorf(volant.ErrLeased, "%s is held by somebody", key)
 	case err != nil:
 		return nil, fmt.Errorf("hold %s: %w", key, err)
 	}
 	return &Term{store: t.store, key: key, rev: rev, lease: l}, nil
+}
+
+// name is the value of the keys held.
+func (t *Terms) name() []byte {
+	if t.cfg.Start == 0 {
+		return []byte(t.cfg.Owner)
+	}
+	return fmt.Appendf(nil, "%s %d", t.cfg.Owner, t.cfg.Start)
+}
+
+// outlived says whether the holder of that name is an earlier process of our owner.
+func (t *Terms) outlived(name []byte) bool {
+	owner, start, ok := strings.Cut(string(name), " ")
+	n, err := strconv.ParseUint(start, 10, 64)
+	return ok && err == nil && owner == t.cfg.Owner && n < t.cfg.Start
 }
 
 // lease returns the lease that lives, or makes one.

@@ -195,3 +195,33 @@ func TestHoldEndsWithItsContext(t *testing.T) {
 		}
 	})
 }
+
+// A process that was killed gives nothing up; its successor need not wait for the lease to run out, others must.
+func TestTermsOfAnEarlierProcessAreTaken(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := storetest.New()
+		start := func(owner string, n uint64) *store.Terms {
+			return store.NewTerms(s, store.TermConfig{Owner: owner, Start: n, TTL: 9 * time.Second})
+		}
+		old, err := start("a", 9).Try(t.Context(), "app")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := start("b", 10).Try(t.Context(), "app"); !errors.Is(err, volant.ErrLeased) {
+			t.Errorf("another node took a term that is held: %v", err)
+		}
+		if _, err := start("a", 8).Try(t.Context(), "app"); !errors.Is(err, volant.ErrLeased) {
+			t.Errorf("an earlier process took a term that is held: %v", err)
+		}
+		next, err := start("a", 10).Try(t.Context(), "app")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if next.Token() <= old.Token() {
+			t.Errorf("token %d after %d", next.Token(), old.Token())
+		}
+		if _, err := s.Commit(t.Context(), old.Guard()); err == nil {
+			t.Error("the old term still guards a write")
+		}
+	})
+}
