@@ -60,6 +60,7 @@ func (e *edge) set(t proxy.Table, rev store.Revision) {
 const (
 	edgeBackoffFirst = 50 * time.Millisecond
 	edgeBackoffMost  = 5 * time.Second
+	edgeProven       = time.Second // a link that has lived so long was a good one
 )
 
 func (e *edge) run(ctx context.Context) {
@@ -70,7 +71,7 @@ func (e *edge) run(ctx context.Context) {
 			began := time.Now()
 			err = e.serve(ctx, l)
 			closeLink()
-			if time.Since(began) > time.Minute {
+			if time.Since(began) > edgeProven {
 				backoff = edgeBackoffFirst
 			}
 		}

@@ -40,6 +40,9 @@ func (p *Proxy) ringWanted() {
 func (p *Proxy) serve(ctx context.Context) {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
+	p.mu.Lock()
+	p.serving = ctx
+	p.mu.Unlock()
 	for {
 		select {
 		case <-ctx.Done():
@@ -77,6 +80,10 @@ func (p *Proxy) closeListener(l *listener) {
 func (p *Proxy) adjust(ctx context.Context) (again bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	return p.adjustLocked(ctx)
+}
+
+func (p *Proxy) adjustLocked(ctx context.Context) (again bool) {
 	routes := *p.routes.Load()
 	for ap, l := range p.listeners {
 		if routes[ap] == nil || p.stopping {

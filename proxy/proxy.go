@@ -55,7 +55,8 @@ type Proxy struct {
 	seals     map[volant.MachineID]sealMark
 	listeners map[netip.AddrPort]*listener
 	stopping  bool
-	loops     []*loop // none where connections are not the kernel's own
+	serving   context.Context //nolint:containedctx // of the listeners; nil before they are served
+	loops     []*loop         // none where connections are not the kernel's own
 
 	routes   atomic.Pointer[map[netip.AddrPort]*route]
 	wanted   chan struct{} // rung when the listeners should change; capacity 1
@@ -207,6 +208,9 @@ func (p *Proxy) SetTable(_ context.Context, t Table) error {
 	t = t.withDefaults()
 	p.table = t
 	p.applyLocked(t, time.Now())
+	if p.serving != nil {
+		p.adjustLocked(p.serving) // so that who has told it can connect
+	}
 	p.ringWanted()
 	return nil
 }

@@ -110,8 +110,12 @@ func kill(pid int) error {
 	}
 	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(2 * time.Millisecond) {
 		b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-		if err != nil || strings.Contains(string(b), ") Z ") {
+		if err != nil {
 			return nil //nolint:nilerr // it is gone
+		}
+		threads, err := os.ReadDir(fmt.Sprintf("/proc/%d/task", pid)) // the first may end before the others
+		if strings.Contains(string(b), ") Z ") && (err != nil || len(threads) <= 1) {
+			return nil
 		}
 		if time.Now().After(deadline) {
 			return fmt.Errorf("process %d does not end", pid)
