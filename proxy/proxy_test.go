@@ -4,6 +4,9 @@ import (
 	"context"
 	"errors"
 	"io"
+	"net"
+	"net/netip"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -199,6 +202,27 @@ func TestOlderTableIsRefused(t *testing.T) {
 		}
 		if err := w.p.SetTable(context.Background(), proxy.Table{Epoch: 2, Version: 1}); err != nil {
 			t.Errorf("a newer server's table: %v", err)
+		}
+	})
+}
+
+// Who has told a table can connect at once: the proxy listens when SetTable returns.
+func TestTableIsListenedOnWhenItIsTaken(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var listening atomic.Int32
+		w := newWorld(t, func(c *proxy.Config) {
+			listen := c.Listen
+			c.Listen = func(ctx context.Context, ap netip.AddrPort) (net.Listener, error) {
+				listening.Add(1)
+				return listen(ctx, ap)
+			}
+		})
+		synctest.Wait()
+		if err := w.p.SetTable(t.Context(), proxy.Table{Version: 1, Epoch: 1, Region: "ams", Apps: []proxy.App{w.app}}); err != nil {
+			t.Fatal(err)
+		}
+		if n := listening.Load(); n != 1 {
+			t.Errorf("it listens on %d addresses, want 1", n)
 		}
 	})
 }
