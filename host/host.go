@@ -35,12 +35,14 @@ type Host struct {
 	preparing chan struct{} // bounds the sleeping machines that are prepared at once
 	stopped   chan struct{} // closed when Run ends
 	ready     chan struct{} // closed when all machines on record were found again
+	found     chan struct{} // closed when each of them was published once
 
 	mu       sync.Mutex // guards the following
 	machines map[volant.MachineID]*machine
 	mins     map[volant.AppID]int
 	running  bool
 	toFind   int // machines on record that were not found again yet
+	toTell   int // and those that were not published yet
 
 	// Set by Run before any loop begins.
 	ctx  context.Context //nolint:containedctx // of all loops; calls bring their own
@@ -80,7 +82,7 @@ func New(cfg Config, d Deps) (*Host, error) {
 	h := &Host{
 		cfg: cfg, deps: d, log: d.Log,
 		ledger:    newLedger(cfg.MemoryMB, cfg.ReserveMB, cfg.Cores),
-		preparing: make(chan struct{}, cfg.Preparing), stopped: make(chan struct{}), ready: make(chan struct{}),
+		preparing: make(chan struct{}, cfg.Preparing), stopped: make(chan struct{}), ready: make(chan struct{}), found: make(chan struct{}),
 		machines: map[volant.MachineID]*machine{}, mins: map[volant.AppID]int{},
 	}
 	h.templates = &templates{h: h, known: map[string]*template{}}
@@ -97,7 +99,11 @@ func New(cfg Config, d Deps) (*Host, error) {
 	}
 	for _, r := range recs {
 		m := newMachine(h, r)
+		m.untold = true
 		h.machines[m.id] = m
+	}
+	if h.toTell = len(h.machines); h.toTell == 0 {
+		close(h.found)
 	}
 	return h, nil
 }
@@ -145,6 +151,7 @@ func (h *Host) Run(ctx context.Context) error {
 		h.wg.Go(func() {
 			m.recover(ctx)
 			h.recovered()
+			m.tell()
 			m.run(ctx)
 		})
 	}
@@ -162,6 +169,18 @@ func (h *Host) Run(ctx context.Context) error {
 
 // Ready is closed when all machines on record were found again or given up.
 func (h *Host) Ready() <-chan struct{} { return h.ready }
+
+// Found is closed when what each machine on record is was published once: nothing is known of the machines of
+// this host before.
+func (h *Host) Found() <-chan struct{} { return h.found }
+
+func (h *Host) published() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.toTell--; h.toTell == 0 {
+		close(h.found)
+	}
+}
 
 func (h *Host) recovered() {
 	h.mu.Lock()

@@ -21,8 +21,9 @@ type machine struct {
 	log  *slog.Logger
 	poke chan struct{} // something happened: the loop looks again
 
-	pub  sync.Mutex // held while a Have is made and published, so that they go out in order
-	have atomic.Pointer[volant.Have]
+	pub    sync.Mutex // held while a Have is made and published, so that they go out in order
+	untold bool       // none was published since the host found it on record; pub guards it
+	have   atomic.Pointer[volant.Have]
 
 	mu       sync.Mutex // guards the following
 	rec      record
@@ -277,6 +278,22 @@ func (m *machine) publish() {
 	m.have.Store(&v)
 	if m.h.deps.Publish != nil {
 		m.h.deps.Publish(v)
+	}
+	m.toldLocked()
+}
+
+// tell makes sure that the host does not wait for this machine.
+func (m *machine) tell() {
+	m.pub.Lock()
+	defer m.pub.Unlock()
+	m.toldLocked()
+}
+
+// toldLocked counts the first Have of a machine on record; m.pub is held.
+func (m *machine) toldLocked() {
+	if m.untold {
+		m.untold = false
+		m.h.published()
 	}
 }
 

@@ -123,6 +123,7 @@ func (m *machine) remedy(ctx context.Context, remedy Remedy, r *record, sameBoot
 	case RemedyServe:
 		return m.serveOn(ctx, r)
 	case RemedyFinish, RemedyUndo:
+		m.publish() // it takes a while
 		m.setUp(true, false)
 		md := r.Mode
 		if remedy == RemedyUndo {
@@ -143,6 +144,7 @@ func (m *machine) remedy(ctx context.Context, remedy Remedy, r *record, sameBoot
 			m.publish()
 			return nil
 		}
+		m.publish()
 		return m.asleep(ctx, Step{Rule: "found_half_done"}, nil, begun)
 	case RemedyStop:
 		return m.foundStopped(ctx, sameBoot)

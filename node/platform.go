@@ -118,6 +118,11 @@ func (p *Platform) Run(ctx context.Context) error {
 			return named("bootstrap", err)
 		}
 		close(p.ready)
+		select { // a table without what the host has yet to find would take machines out of routing
+		case <-p.host.Found():
+		case <-ctx.Done():
+			return nil
+		}
 		g.Go(func() error { p.edge.run(ctx); return nil })
 		g.Go(func() error { return named("publish", p.publish(ctx)) })
 		g.Go(func() error { return named("terms", p.terms.Run(ctx)) })

@@ -57,6 +57,8 @@ type Platform struct {
 	API   *client.Client
 	Node  *node.Platform // of the server that runs now
 	Why   *why.Ring
+	// Hook is asked for faults of the engine from the next Start on.
+	Hook func(fake.Op) fake.Fault
 
 	dir    string
 	epoch  uint64
@@ -119,7 +121,7 @@ func (p *Platform) Start() {
 	parts := node.Parts{
 		Node: "0a0b0c0d", Region: "local", Name: "test", Epoch: p.epoch, Token: rootToken,
 		Store: p.Store, Copy: p.Store, Reasons: ring{p.Why},
-		Engine: fake.New(fake.Config{World: p.World, App: p.app, Latency: fake.Latency{
+		Engine: fake.New(fake.Config{World: p.World, App: p.app, Hook: p.Hook, Latency: fake.Latency{
 			Create: 50 * time.Millisecond, Boot: time.Second, Restore: 20 * time.Millisecond, Snapshot: 10 * time.Millisecond,
 		}}),
 		Host: host.Config{

@@ -2,12 +2,14 @@ package volanttest_test
 
 import (
 	"context"
+	"net"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	volant "github.com/volant-edge/volant"
 	"github.com/volant-edge/volant/api"
+	"github.com/volant-edge/volant/microvm/fake"
 	"github.com/volant-edge/volant/volanttest"
 )
 
@@ -86,6 +88,54 @@ func TestAReleaseWithHigherLimitsRaisesNoneOfTheOneBefore(t *testing.T) {
 		}
 		if total != 10 {
 			t.Errorf("%d of 10 connections are served after the deploy", total)
+		}
+	})
+}
+
+// A server that starts finds its machines again before it tells the proxy of them and scales: what it has not
+// found yet is no reason to leave a machine out or to make another.
+func TestAServerThatIsSlowToFindItsMachinesMakesNoOthers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := volanttest.New(t)
+		defer p.Close()
+		addr, _ := p.Deploy("web", volanttest.Image)
+		var conns []net.Conn
+		for range 30 {
+			c, err := p.Connect(addr)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer c.Close()
+			conns = append(conns, c)
+			time.Sleep(time.Second)
+		}
+		before := len(p.Machines("web"))
+		p.Stop()
+		p.Hook = func(op fake.Op) fake.Fault {
+			if op.Name == "adopt" {
+				return fake.Fault{Delay: 5 * time.Second}
+			}
+			return fake.Fault{}
+		}
+		p.Start()
+		time.Sleep(100 * time.Millisecond)
+		began := time.Now()
+		c, err := p.Connect(addr)
+		if err != nil {
+			t.Fatalf("while the server finds its machines: %v", err)
+		}
+		defer c.Close()
+		if took := time.Since(began); took > time.Second {
+			t.Errorf("a connection took %s while the server found its machines, though two serve", took)
+		}
+		time.Sleep(time.Minute)
+		if after := len(p.Machines("web")); after != before {
+			t.Errorf("%d machines, and %d before the server's restart", after, before)
+		}
+		for _, c := range conns {
+			if err := volanttest.Echo(c); err != nil {
+				t.Errorf("a connection was lost: %v", err)
+			}
 		}
 	})
 }
