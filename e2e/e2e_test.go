@@ -8,7 +8,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -39,19 +38,11 @@ func archive(t testing.TB, image string) string {
 	return "oci-archive:" + built(t, "images", image+".tar")
 }
 
-// servers counts the servers of this run, which get addresses of their own.
-var servers atomic.Int32
-
 // start runs a server for one test. At the test's end nothing of it may be left.
 func start(t testing.TB, change ...func(*live.Options)) *live.Server {
 	t.Helper()
 	need.Machine(t)
-	n := servers.Add(1)
-	o := live.Options{
-		Bin: built(t, "volant"), Kernel: filepath.Dir(built(t, "kernel", "kernel.json")),
-		Config: fmt.Sprintf("[edge]\npool4 = \"127.%d.0.0/16\"\npool6 = \"fd77:%x::/64\"", 80+n, n),
-		Host:   fmt.Sprintf("private4 = \"172.27.%d.0/24\"", n),
-	}
+	o := live.Options{Bin: built(t, "volant"), Kernel: filepath.Dir(built(t, "kernel", "kernel.json"))}
 	for _, f := range change {
 		f(&o)
 	}
