@@ -88,10 +88,12 @@ func wrap(what string, err error) error {
 // boot brings the machine to run its app, by the fastest way that works.
 func (m *machine) boot(ctx context.Context, step Step) error {
 	begun := time.Now()
+	m.laps = laps{last: begun}
 	w := m.wish()
 	if err := m.h.admit(ctx, m, w); err != nil {
 		return m.refused(err)
 	}
+	m.laps.lap("admit")
 	r := m.record()
 	snap := r.Snapshot
 	md := m.h.bestMode(&w, snap)
@@ -106,6 +108,7 @@ func (m *machine) boot(ctx context.Context, step Step) error {
 	m.mu.Unlock()
 	m.publish()
 	m.resolve(nil)
+	m.laps.lap("record")
 	if err := m.clear(ctx); err != nil {
 		return m.bootFailed(ctx, err)
 	}
@@ -125,7 +128,8 @@ func (m *machine) boot(ctx context.Context, step Step) error {
 		}
 	}
 	if snap != nil && !m.h.stopping() {
-		m.h.removeTree(snap.Dir)
+		// Beside the boot: a disk may take half a second to give up a memory file.
+		defer m.h.spawn(func(context.Context) { m.h.removeTree(snap.Dir) })
 	}
 	if err != nil {
 		return m.bootFailed(ctx, err)
@@ -193,6 +197,7 @@ func (m *machine) try(ctx context.Context, md mode, w *volant.Machine, snap *man
 	m.mu.Lock()
 	m.fresh = false
 	m.mu.Unlock()
+	m.laps.lap("prepare")
 	vm, err := m.makeVM(ctx, md, w, snap)
 	if err != nil {
 		return err
@@ -237,6 +242,7 @@ func (m *machine) makeVM(ctx context.Context, md mode, w *volant.Machine, snap *
 		err = fmt.Errorf("make the vm: %w", err)
 		return nil, errors.Join(err, m.h.deps.Cgroups.Remove(context.WithoutCancel(ctx), m.id))
 	}
+	m.laps.lap("vm")
 	h := vm.Handle()
 	err = m.write(pointBootMade, func(r *record) {
 		r.Handle, r.Made, r.HostBoot = &h, true, m.h.cfg.HostBoot
@@ -246,6 +252,7 @@ func (m *machine) makeVM(ctx context.Context, md mode, w *volant.Machine, snap *
 	}
 	m.vm = vm
 	m.setUp(true, false)
+	m.laps.lap("record")
 	return vm, nil
 }
 
@@ -274,16 +281,20 @@ func (m *machine) bringUp(ctx context.Context, vm microvm.VM, md mode, w *volant
 	if err := vm.Resume(ctx); err != nil {
 		return nil, fmt.Errorf("resume: %w", err)
 	}
+	m.laps.lap("resume")
 	sess, err := m.open(ctx, vm)
 	if err != nil {
 		return nil, err
 	}
+	m.laps.lap("agent")
 	if md == modeRestore {
 		err = wrap("thaw", sess.Thaw(ctx, guest.Thaw{Now: time.Now(), Entropy: entropy()}))
 	}
+	m.laps.lap("thaw")
 	if err == nil {
 		err = m.startApp(ctx, sess, w)
 	}
+	m.laps.lap("app")
 	if err != nil {
 		return nil, errors.Join(err, sess.Close())
 	}
@@ -353,13 +364,15 @@ func (m *machine) awake(md mode, step Step, took time.Duration) {
 		r.BootID = sess.Hello().BootID
 		r.Reason = "runs: " + string(md)
 	})
+	m.laps.lap("record")
 	m.setUp(true, true)
 	m.watch(m.vm, sess)
 	m.publish()
+	m.laps.lap("publish")
 	if by == "" {
 		by = step.Rule
 	}
-	m.log.Info("machine started", "mode", string(md), "took", took, "reason", by)
+	m.log.Info("machine started", "mode", string(md), "took", took, "reason", by, "parts", m.laps.String())
 	m.because(why.Wake, string(md), fmt.Sprintf("awake after %d ms (%s), asked by: %s", took.Milliseconds(), md, by))
 }
 

@@ -58,6 +58,7 @@ type machine struct {
 	reran    chan struct{} // the app was started again in the same VM
 	errs     int           // steps in a row that ended in an error
 	logs     *logbook
+	laps     laps // of the last boot
 }
 
 // ask is what a call asks of the loop.
