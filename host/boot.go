@@ -234,7 +234,7 @@ func (m *machine) makeVM(ctx context.Context, md mode, w *volant.Machine, snap *
 		}
 		vm, err = m.h.deps.Engine.Restore(ctx, t, spec)
 	case modeRestore:
-		if err = snap.check(m.h, w, m.h.scratchFile(m.id)); err == nil {
+		if err = snap.check(m.h, w, m.linkNow(), m.h.scratchFile(m.id)); err == nil {
 			vm, err = m.h.deps.Engine.Restore(ctx, snap.Snapshot, spec)
 		}
 	}
@@ -256,11 +256,15 @@ func (m *machine) makeVM(ctx context.Context, md mode, w *volant.Machine, snap *
 	return vm, nil
 }
 
+func (m *machine) linkNow() Link {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.link
+}
+
 func (m *machine) spec(w *volant.Machine) microvm.Spec {
 	g := w.Config.Guest.WithDefaults()
-	m.mu.Lock()
-	link := m.link
-	m.mu.Unlock()
+	link := m.linkNow()
 	return microvm.Spec{
 		ID: string(m.id), VCPUs: g.CPUs, MemoryMiB: g.MemoryMB,
 		Kernel: m.h.cfg.Kernel.Vmlinux, Initrd: m.h.cfg.Kernel.Initrd, KernelSum: m.h.cfg.Kernel.Sum,
@@ -309,10 +313,7 @@ func (m *machine) startApp(ctx context.Context, sess Session, w *volant.Machine)
 		return nil
 	}
 	if !hello.Configured {
-		m.mu.Lock()
-		link := m.link
-		m.mu.Unlock()
-		c := guestConfig(w, m.rootfs, link, m.h.appName(w.App))
+		c := guestConfig(w, m.rootfs, m.linkNow(), m.h.appName(w.App))
 		if err := sess.Configure(ctx, c); err != nil {
 			return fmt.Errorf("configure the guest: %w", err)
 		}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"time"
@@ -26,10 +27,12 @@ type manifest struct {
 	Machine volant.MachineID `json:"machine"`
 	Version string           `json:"version"` // of the config
 	Scratch string           `json:"scratch"` // stamp of the writable disk
+	Addr    netip.Addr       `json:"addr"`    // that the guest has; the zero Addr of older ones is not looked at
+	Addr6   netip.Addr       `json:"addr6"`
 }
 
 // check says why the snapshot must not be used, or nil.
-func (f *manifest) check(h *Host, w *volant.Machine, scratch string) error {
+func (f *manifest) check(h *Host, w *volant.Machine, link Link, scratch string) error {
 	stamp, err := diskStamp(scratch)
 	switch {
 	case f.Machine != volant.MachineID(w.ID):
@@ -38,6 +41,8 @@ func (f *manifest) check(h *Host, w *volant.Machine, scratch string) error {
 		return fmt.Errorf("%w: it is of version %s of the machine, now %s", microvm.ErrIncompatible, f.Version, w.Version)
 	case f.Engine != h.deps.Engine.Name() || f.Build != h.caps.Build:
 		return fmt.Errorf("%w: the engine was changed", microvm.ErrIncompatible)
+	case f.Addr.IsValid() && (f.Addr != link.IP() || f.Addr6 != link.Net.Addr6.Addr()):
+		return fmt.Errorf("%w: its guest has the address %s, now %s", microvm.ErrIncompatible, f.Addr, link.IP())
 	case err != nil:
 		return fmt.Errorf("%w: its disk: %w", microvm.ErrIncompatible, err)
 	case stamp != f.Scratch:
@@ -141,7 +146,11 @@ func (m *machine) snapshot(ctx context.Context) (*manifest, error) {
 		m.h.removeTree(dir)
 		return nil, err
 	}
-	return &manifest{Snapshot: s, Machine: m.id, Version: r.Version, Scratch: stamp}, nil
+	link := m.linkNow()
+	return &manifest{
+		Snapshot: s, Machine: m.id, Version: r.Version, Scratch: stamp,
+		Addr: link.IP(), Addr6: link.Net.Addr6.Addr(),
+	}, nil
 }
 
 // runOn goes on with a VM whose snapshot is not needed any more, since a connection came meanwhile.

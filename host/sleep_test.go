@@ -102,6 +102,13 @@ func TestBadSnapshotBootsColdWithOneReason(t *testing.T) {
 			}
 			return os.Rename(es[0], dir)
 		},
+		"address changed": func(r *rig, _ string) error {
+			r.stop()
+			r.links.m[idOf(machine(1))] = 77 // the file of addresses was lost
+			r.start()
+			r.settle()
+			return nil
+		},
 		"engine changed": func(r *rig, _ string) error {
 			r.stop()
 			r.fakes.Build = "fake-2"

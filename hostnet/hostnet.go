@@ -128,7 +128,7 @@ func New(cfg Config) (*Net, error) {
 	return &Net{cfg: cfg, members: map[volant.MachineID]member{}, plugged: map[volant.MachineID]int{}}, nil
 }
 
-// Setup prepares the kernel: forwarding, and the rules for the taps that exist. It repairs what others
+// Setup prepares the kernel: forwarding, the reuse of ports, and the rules for the taps that exist. It repairs what others
 // removed, and every other method calls it when needed.
 func (n *Net) Setup(ctx context.Context) error {
 	n.mu.Lock()
@@ -161,6 +161,9 @@ func (n *Net) setupLocked(ctx context.Context) error {
 	}
 	if err := enableForwarding(); err != nil {
 		return err
+	}
+	if err := reusePorts(); err != nil {
+		n.cfg.Log.Warn("ports are not used again: a machine gets fewer new connections a second", "err", err)
 	}
 	if err := n.adoptLocked(); err != nil {
 		return err

@@ -35,6 +35,11 @@ func setSysctl(name, value string) error {
 
 func enableForwarding() error { return setSysctl("ipv4/ip_forward", "1") }
 
+// reusePorts lets a local port whose connection has closed be used again at once where TCP's timestamps tell the
+// two apart. Else the proxy's 28,000 ports towards one machine's port are spent at 470 connections a second,
+// since each rests for a minute.
+func reusePorts() error { return setSysctl("ipv4/tcp_tw_reuse", "1") }
+
 // tapSysctls shuts a tap off from configuring the host: no router advertisements, no redirects, no
 // address that the kernel makes up.
 func tapSysctls(tap string) error {
