@@ -39,6 +39,7 @@ func (m *machine) takeWish(w volant.Machine) (found, news bool, err error) {
 	if err := m.writeLocked(pointWish, func(r *record) { r.follow(w) }); err != nil {
 		return found, true, err
 	}
+	m.unwished = false
 	m.prepared = m.prepared && w.Image == old.Image
 	m.retryAt = time.Time{}
 	if m.doing == DoBoot || m.doing == DoPrepare || m.doing == DoRestart {

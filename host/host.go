@@ -253,6 +253,7 @@ func (h *Host) findOrMake(id volant.MachineID, w volant.Machine) (m *machine, ma
 		r.Machine.Run = volant.RunDestroyed
 	}
 	m = newMachine(h, r)
+	m.unwished = r.State != volant.StateDestroyed
 	h.machines[id] = m
 	if h.running && r.State != volant.StateDestroyed {
 		h.wg.Go(func() { m.run(h.ctx) })

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"time"
 
@@ -176,6 +177,20 @@ func (l *logbook) read(ctx context.Context, tail int, follow bool, fn func(LogLi
 			return nil
 		}
 	}
+}
+
+// lastWords is the newest line that the app itself wrote, cut to what fits into a sentence.
+func (l *logbook) lastWords() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for i := len(l.recent) - 1; i >= 0; i-- {
+		line := l.recent[i]
+		text := strings.TrimSpace(line.Text)
+		if line.Boot == l.last.Boot && line.Source != "init" && text != "" {
+			return strings.ToValidUTF8(text[:min(len(text), 200)], "")
+		}
+	}
+	return ""
 }
 
 func (l *logbook) close() {

@@ -47,6 +47,7 @@ type machine struct {
 	retryAt  time.Time
 	sealAt   time.Time
 	credit   cgroup.Credit
+	unwished bool // its first wish is not on record yet: there is nothing to act on
 	held     bool // to its baseline, since its credit is used up
 	doing    Action
 	cancel   context.CancelFunc // of the step that is done
@@ -87,6 +88,10 @@ func newMachine(h *Host, rec record) *machine {
 // run drives the machine until ctx ends or it is destroyed.
 func (m *machine) run(ctx context.Context) {
 	for ctx.Err() == nil {
+		if m.awaitsWish() {
+			m.wait(ctx, time.Time{})
+			continue
+		}
 		step := Plan(m.facts())
 		if step.Do == DoWait || step.Do == DoPrepare {
 			m.settled()
@@ -101,6 +106,12 @@ func (m *machine) run(ctx context.Context) {
 		m.apply(ctx, step)
 	}
 	m.unwatch()
+}
+
+func (m *machine) awaitsWish() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.unwished
 }
 
 func (m *machine) facts() Facts {

@@ -129,6 +129,11 @@ func (r *rig) stop() {
 	if err := <-r.done; err != nil {
 		r.t.Errorf("run: %v", err)
 	}
+	r.disks.mu.Lock()
+	defer r.disks.mu.Unlock()
+	if n := r.disks.nameless; n > 0 {
+		r.t.Errorf("%d machines were prepared before their wish was there", n)
+	}
 	r.cancel = nil
 }
 
@@ -226,11 +231,16 @@ type disks struct {
 	err  error
 	deaf bool
 	made map[string]int
+	// nameless counts root disks asked for without a digest: of a machine that acts before it has its wish.
+	nameless int
 }
 
-func (d *disks) Rootfs(context.Context, volant.Digest) (host.Rootfs, error) {
+func (d *disks) Rootfs(_ context.Context, id volant.Digest) (host.Rootfs, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	if id == "" {
+		d.nameless++
+	}
 	return host.Rootfs{Path: "/images/1", Type: "erofs", Entrypoint: []string{"/app"}, Env: []string{"A=image", "B=image"}}, d.err
 }
 

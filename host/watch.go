@@ -2,6 +2,7 @@ package host
 
 import (
 	"context"
+	"fmt"
 	"net/netip"
 	"strconv"
 	"sync"
@@ -156,7 +157,13 @@ func (m *machine) followGuest(ctx context.Context, sess Session) {
 
 func (m *machine) appExited(e guest.Exit) {
 	exit := volant.Exit{Code: e.Code, Signal: e.Signal, OOM: e.OOM, At: time.Now()}
-	m.exited(exit, "the app ended: "+exitText(&exit), false)
+	text := "the app ended: " + exitText(&exit)
+	if exit.Code != 0 || exit.Signal != 0 {
+		if last := m.logs.lastWords(); last != "" { // its log may be gone with it when somebody asks
+			text += fmt.Sprintf(", and the last it said was %q", last)
+		}
+	}
+	m.exited(exit, text, false)
 }
 
 // exited notes the end of the app, or of the whole VM.
