@@ -41,7 +41,7 @@ type layout interface {
 func OpenSource(ref string) (*Source, error) {
 	kind, rest, ok := strings.Cut(ref, ":")
 	if !ok || rest == "" {
-		return nil, volant.Invalidf("image %q: where from?", ref).WithRemedy("write oci-archive:FILE or oci:DIR")
+		return nil, volant.Invalidf("image %q does not say what it is", ref).WithRemedy("write oci-archive:FILE or oci:DIR")
 	}
 	var open func(string) (layout, error)
 	switch kind {
@@ -51,7 +51,7 @@ func OpenSource(ref string) (*Source, error) {
 		open = openDir
 	default:
 		return nil, volant.Invalidf("image %q: %q is no known source", ref, kind).
-			WithRemedy("write oci-archive:FILE or oci:DIR; `skopeo copy docker://%s oci-archive:image.tar` makes a file", ref)
+			WithRemedy("write oci-archive:FILE or oci:DIR; `skopeo copy docker://%s oci-archive:image.tar` makes a file", strings.TrimPrefix(strings.TrimPrefix(ref, "docker:"), "//"))
 	}
 	name, tag := splitTag(rest)
 	files, err := open(name)
@@ -151,6 +151,9 @@ const maxArchiveEntries = 10_000
 
 // openArchive opens an image layout in a tar file. Blobs are read where they lie in it.
 func openArchive(name string) (layout, error) {
+	if st, err := os.Stat(name); err == nil && st.IsDir() {
+		return nil, volant.Invalidf("%s is a directory", name).WithRemedy("for a directory write oci:%s", name)
+	}
 	f, err := os.Open(name)
 	if err != nil {
 		return nil, notThere(name, err)
@@ -178,7 +181,9 @@ func readArchive(f interface {
 },
 ) (*archive, error) {
 	var head [6]byte
-	if n, err := f.ReadAt(head[:], 0); err != nil && n == 0 {
+	if n, err := f.ReadAt(head[:], 0); errors.Is(err, io.EOF) && n == 0 {
+		return nil, volant.Invalidf("the archive is empty").WithRemedy("check that it is the right file")
+	} else if err != nil && n == 0 {
 		return nil, volant.Invalidf("the archive cannot be read: %v", err).WithRemedy("check that it is the right file")
 	}
 	for magic, cure := range map[string]string{"\x1f\x8b": "gunzip", "\x28\xb5\x2f\xfd": "unzstd", "\xfd7zXZ\x00": "unxz"} {

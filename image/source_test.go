@@ -242,16 +242,16 @@ func TestRefusedReferences(t *testing.T) {
 		t.Fatal(err)
 	}
 	for ref, want := range map[string]string{
-		"nginx":                                  "where from",
+		"nginx":                                  "does not say what it is",
 		"docker.io/library/nginx:1":              "no known source",
-		"oci-archive:":                           "where from",
+		"oci-archive:":                           "does not say what it is",
 		"oci-archive:/nowhere.tar":               "does not exist",
 		"oci:/nowhere":                           "does not exist",
 		"oci:" + path:                            "no directory",
 		"oci-archive:" + write(z.Bytes()):        "gunzip",
 		"oci-archive:" + write(raw[:len(raw)/2]): "",
 		"oci-archive:" + write([]byte("text")):   "no tar file",
-		"oci-archive:" + write(nil):              "cannot be read",
+		"oci-archive:" + write(nil):              "is empty",
 	} {
 		_, err := image.OpenSource(ref)
 		forPeople(t, err, want)

@@ -275,6 +275,8 @@ func (p *progress) end() {
 
 func size(n int64) string {
 	switch {
+	case n == 0:
+		return "0"
 	case n >= 1<<30:
 		return fmt.Sprintf("%.1f GiB", float64(n)/(1<<30))
 	case n >= 1<<20:

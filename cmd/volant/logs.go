@@ -31,7 +31,7 @@ func newLogs(g *globals) *cobra.Command {
 				if g.json {
 					return enc.Encode(e)
 				}
-				_, err := fmt.Fprintf(cmd.OutOrStdout(), "%s %s %s %s\n", e.Time.UTC().Format("2006-01-02T15:04:05.000Z"), e.Machine, e.Source, e.Message)
+				_, err := fmt.Fprintf(cmd.OutOrStdout(), "%s %s %s %s\n", e.Time.UTC().Format("2006-01-02T15:04:05.000Z"), e.Machine, e.Source, clean(e.Message, "\t"))
 				return err
 			})
 			if errors.Is(err, context.Canceled) {

@@ -85,13 +85,13 @@ func newMachineStatus(g *globals) *cobra.Command {
 					fmt.Fprintf(w, "\nLast exit: code %d, signal %d, out of memory %v, %s ago\n", m.Exit.Code, m.Exit.Signal, m.Exit.OOM, ago(m.Exit.At))
 				}
 				for _, ck := range m.Checks {
-					fmt.Fprintf(w, "\nCheck %s: %s %s\n", ck.Name, ck.Status, ck.Output)
+					fmt.Fprintf(w, "\nCheck %s: %s %s\n", ck.Name, ck.Status, clean(ck.Output, ""))
 				}
 				if len(m.Events) > 0 {
 					fmt.Fprintln(w, "\nEvents, newest first:")
 				}
 				for _, e := range m.Events {
-					fmt.Fprintf(w, "  %s  %-8s %-10s by %s\n", time.UnixMilli(e.Timestamp).UTC().Format(time.RFC3339Nano), e.Type, e.Status, e.Source)
+					fmt.Fprintf(w, "  %s  %-9s  %-18s  by %s\n", time.UnixMilli(e.Timestamp).UTC().Format("2006-01-02T15:04:05.000Z"), e.Type, e.Status, e.Source)
 				}
 			})
 		},
@@ -129,7 +129,13 @@ func showAfter(cmd *cobra.Command, g *globals, c *client.Client, app, id string)
 	if err != nil {
 		return err
 	}
-	return g.print(cmd, m, func(w io.Writer) { fmt.Fprintf(w, "Machine %s is %s.\n", m.ID, m.State) })
+	return g.print(cmd, m, func(w io.Writer) {
+		cordoned := ""
+		if m.Cordoned {
+			cordoned = ", and cordoned: no connection is routed to it"
+		}
+		fmt.Fprintf(w, "Machine %s is %s%s.\n", m.ID, m.State, cordoned)
+	})
 }
 
 func newMachineDestroy(g *globals) *cobra.Command {

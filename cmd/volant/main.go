@@ -20,7 +20,7 @@ func main() {
 		os.Exit(int(code)) //nolint:gocritic // stop was called; nothing else is deferred
 	}
 	if err != nil {
-		fmt.Fprintln(os.Stderr, "volant:", err)
+		fmt.Fprintln(os.Stderr, "volant:", clean(err.Error(), "\n\t"))
 		stop()
 		os.Exit(1)
 	}

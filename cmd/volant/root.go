@@ -40,11 +40,43 @@ func newRoot() *cobra.Command {
 	f.StringVar(&g.token, "token", os.Getenv("VOLANT_TOKEN"), "bearer token (default: the root token of --data)")
 	f.StringVar(&g.data, "data", envOr("VOLANT_DATA", defaultData), "data directory of the server on this machine")
 	f.BoolVar(&g.json, "json", false, "print JSON")
+	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
+		return volant.Invalidf("%v", err).WithRemedy("see `%s --help`", cmd.CommandPath())
+	})
 	root.AddCommand(
 		newServer(g), newProxy(g), newDoctor(g), newSetup(g), newCleanup(g), newControl(g), newVersion(g),
 		newApps(g), newDeploy(g), newStatus(g), newMachine(g), newScale(g), newReleases(g), newLogs(g), newWhy(g), newNodes(g),
 	)
+	explainArgs(root)
 	return root
+}
+
+// explainArgs makes each verb's complaint about its arguments say what it takes.
+func explainArgs(cmd *cobra.Command) {
+	for _, sub := range cmd.Commands() {
+		explainArgs(sub)
+	}
+	check := cmd.Args
+	if check == nil {
+		return
+	}
+	cmd.Args = func(cmd *cobra.Command, args []string) error {
+		if err := check(cmd, args); err != nil {
+			return volant.Invalidf("%s does not take %s", cmd.CommandPath(), counted(args)).
+				WithRemedy("write `%s`, or see `%s --help`", cmd.UseLine(), cmd.CommandPath())
+		}
+		return nil
+	}
+}
+
+func counted(args []string) string {
+	switch len(args) {
+	case 0:
+		return "no argument"
+	case 1:
+		return fmt.Sprintf("the one argument %q", args[0])
+	}
+	return fmt.Sprintf("the %d arguments %q", len(args), args)
 }
 
 func envOr(key, def string) string {
@@ -82,7 +114,7 @@ func (g *globals) client() (*client.Client, error) {
 // print writes v as JSON when asked to, else what text writes.
 func (g *globals) print(cmd *cobra.Command, v any, text func(w io.Writer)) error {
 	if !g.json {
-		text(cmd.OutOrStdout())
+		text(cleaner{cmd.OutOrStdout()})
 		return nil
 	}
 	enc := json.NewEncoder(cmd.OutOrStdout())
@@ -94,7 +126,11 @@ func (g *globals) print(cmd *cobra.Command, v any, text func(w io.Writer)) error
 func table(w io.Writer, rows [][]string) {
 	tw := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
 	for _, r := range rows {
-		fmt.Fprintln(tw, strings.Join(r, "\t"))
+		cells := make([]string, len(r))
+		for i, c := range r {
+			cells[i] = clean(c, "") // a line feed or tab would look like a row or column of ours
+		}
+		fmt.Fprintln(tw, strings.Join(cells, "\t"))
 	}
 	_ = tw.Flush() // a terminal that is gone takes no message either
 }

@@ -43,7 +43,11 @@ func newStatus(g *globals) *cobra.Command {
 			}{a, scale, machines}
 			return g.print(cmd, all, func(w io.Writer) {
 				fmt.Fprintf(w, "App        %s (%s), release %d\n", a.Name, a.Status, a.Release)
-				fmt.Fprintf(w, "Addresses  %s\n", strings.Join(a.Addresses, " "))
+				addresses := strings.Join(a.Addresses, " ")
+				if addresses == "" {
+					addresses = "none before the first deploy of a config with services"
+				}
+				fmt.Fprintf(w, "Addresses  %s\n", addresses)
 				fmt.Fprintf(w, "Scale      %d awake of %d machines (min %d, max %d), %d connections, %d waiting\n\n",
 					scale.Awake, scale.Total, scale.Scale.Min, scale.Scale.Max, scale.Slots, scale.Queued)
 				machineTable(w, machines)

@@ -44,7 +44,7 @@ func newWhy(g *globals) *cobra.Command {
 
 func whyText(w io.Writer, recs []why.Record) {
 	for _, r := range slices.Backward(recs) {
-		fmt.Fprintf(w, "%s %-10s %s", r.Time.UTC().Format("2006-01-02T15:04:05.000Z"), r.Kind, r.Text)
+		fmt.Fprintf(w, "%s %-10s %s", r.Time.UTC().Format("2006-01-02T15:04:05.000Z"), r.Kind, clean(r.Text, ""))
 		var extra []string
 		if r.Machine != "" && !strings.Contains(r.Text, string(r.Machine)) {
 			extra = append(extra, "machine="+string(r.Machine))
@@ -58,7 +58,7 @@ func whyText(w io.Writer, recs []why.Record) {
 		}
 		sort.Strings(keys)
 		for _, k := range keys {
-			extra = append(extra, k+"="+r.Attrs[k])
+			extra = append(extra, k+"="+clean(r.Attrs[k], ""))
 		}
 		fmt.Fprintf(w, " [%s]\n", strings.Join(append([]string{"rule=" + r.Rule}, extra...), " "))
 	}
