@@ -115,18 +115,21 @@ func (s Scale) Check() error {
 		return Invalidf("max_queue is %d: use 1 to %d", s.MaxQueue, MaxWaiting)
 	case s.MaxPerPeer < 0 || s.MaxPerPeer > MaxWaiting:
 		return Invalidf("max_per_client is %d: use 1 to %d", s.MaxPerPeer, MaxWaiting)
-	case d.IdleTimeout < Duration(time.Second):
-		return Invalidf("idle_timeout is %s: use 1s or more", s.IdleTimeout)
+	case d.IdleTimeout < Duration(time.Second) || d.IdleTimeout > Duration(day):
+		return Invalidf("idle_timeout is %s: use 1s to 24h", s.IdleTimeout)
 	case s.QueueTime < 0 || s.QueueTime > Duration(10*time.Minute):
 		return Invalidf("queue_timeout is %s: use 1s to 10m", s.QueueTime)
-	case s.Keep < 0 || s.DrainAfter < 0:
-		return Invalidf("keep and drain_timeout are %s and %s: neither may be negative", s.Keep, s.DrainAfter)
+	case s.Keep < 0 || s.Keep > Duration(30*day):
+		return Invalidf("keep is %s: use 1s to 720h", s.Keep)
+	case s.DrainAfter < 0 || s.DrainAfter > Duration(day):
+		return Invalidf("drain_timeout is %s: use 0s to 24h", s.DrainAfter)
 	}
 	return nil
 }
 
 // Bounds of an app's scale.
 const (
+	day         = 24 * time.Hour
 	MaxMachines = 1000    // of one app
 	MaxWaiting  = 100_000 // connections of one app on one edge
 )

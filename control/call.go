@@ -18,6 +18,23 @@ import (
 // maxJSON bounds a request's JSON body.
 const maxJSON = 1 << 20
 
+// jsonWithin bounds how long it may take to arrive.
+const jsonWithin = 30 * time.Second
+
+// stalled is how long a stream may wait for its client, in either direction.
+const stalled = time.Minute
+
+// steady is a request's body whose sender may take its time, but not stop.
+type steady struct {
+	r  io.Reader
+	rc *http.ResponseController
+}
+
+func (s steady) Read(b []byte) (int, error) {
+	_ = s.rc.SetReadDeadline(time.Now().Add(stalled)) // a connection that cannot have one has no slow client
+	return s.r.Read(b)
+}
+
 // call is one authenticated request.
 type call struct {
 	r     *http.Request
@@ -62,6 +79,12 @@ func (c *call) grant(org volant.OrgID) error {
 
 // fail answers an error: its kind is the status, its text goes to the caller if it has a kind.
 func (s *Server) fail(w http.ResponseWriter, c *call, err error) {
+	code, _ := status(err)
+	reply(w, code, s.body(c, err))
+}
+
+// body is what a caller is told of an error.
+func (s *Server) body(c *call, err error) api.Error {
 	code, word := status(err)
 	body := api.Error{Error: err.Error(), Status: word}
 	var e *volant.Error
@@ -72,7 +95,7 @@ func (s *Server) fail(w http.ResponseWriter, c *call, err error) {
 		s.Log.Error("request failed", "method", c.r.Method, "path", c.r.URL.Path, "err", err)
 		body.Error, body.Remedy = "internal error", "look into the server's log, and try again"
 	}
-	reply(w, code, body)
+	return body
 }
 
 // status maps the kinds of errors to HTTP.
@@ -115,6 +138,9 @@ func reply(w http.ResponseWriter, code int, v any) {
 // read decodes a JSON body; an empty one leaves v as it is. Unknown fields are let through, since
 // existing clients send many we do not act on.
 func (c *call) read(w http.ResponseWriter, v any) error {
+	rc := http.NewResponseController(w)
+	_ = rc.SetReadDeadline(time.Now().Add(jsonWithin)) // a connection that cannot have one has no slow client
+	defer func() { _ = rc.SetReadDeadline(time.Time{}) }()
 	body, err := io.ReadAll(http.MaxBytesReader(w, c.r.Body, maxJSON))
 	var big *http.MaxBytesError
 	switch {
@@ -178,6 +204,8 @@ func (c *call) stream(w http.ResponseWriter) *lines {
 }
 
 func (l *lines) send(v any) error {
+	_ = l.rc.SetWriteDeadline(time.Now().Add(stalled)) // a connection that cannot have one is read at once
+	defer func() { _ = l.rc.SetWriteDeadline(time.Time{}) }()
 	if err := l.enc.Encode(v); err != nil {
 		return err
 	}

@@ -1,8 +1,8 @@
 package control
 
 import (
-	"errors"
 	"net/http"
+	"time"
 
 	volant "github.com/volant-edge/volant"
 	"github.com/volant-edge/volant/api"
@@ -33,7 +33,9 @@ func (s *Server) putBlob(w http.ResponseWriter, c *call) error {
 	if err != nil {
 		return err
 	}
-	if err := s.Images.Put(c.ctx(), d, c.r.Body); err != nil {
+	rc := http.NewResponseController(w)
+	defer func() { _ = rc.SetReadDeadline(time.Time{}) }()
+	if err := s.Images.Put(c.ctx(), d, steady{c.r.Body, rc}); err != nil {
 		return err
 	}
 	w.WriteHeader(http.StatusCreated)
@@ -56,11 +58,6 @@ func (s *Server) prepareImage(w http.ResponseWriter, c *call) error {
 	if err == nil {
 		return out.send(api.Progress{Phase: "done"})
 	}
-	_, word := status(err)
-	body := api.Error{Error: err.Error(), Status: word}
-	var e *volant.Error
-	if !errors.As(err, &e) {
-		s.Log.Error("image preparation failed", "digest", string(d), "err", err)
-	}
+	body := s.body(c, err)
 	return out.send(api.Progress{Phase: "failed", Error: &body})
 }

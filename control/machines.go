@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/oklog/ulid/v2"
 
@@ -163,6 +164,9 @@ func (s *Server) createMachine(w http.ResponseWriter, c *call) error {
 	if err := s.Images.Prepare(c.ctx(), image, nil); err != nil {
 		return err
 	}
+	if len(in.Name) > 63 || strings.ContainsFunc(in.Name, unicode.IsControl) {
+		return volant.Invalidf("name %q: use at most 63 printable characters", in.Name)
+	}
 	m := newMachine(a, &in, image, volant.Region(cmp.Or(in.Region, string(s.Region))))
 	if m.Node, err = s.Machines.Place(c.ctx(), m); err != nil {
 		return err
@@ -198,6 +202,9 @@ func (s *Server) destroyMachine(w http.ResponseWriter, c *call) error {
 	a, m, snap, err := s.machine(c)
 	if err != nil {
 		return err
+	}
+	if gone(m) {
+		return volant.Errorf(volant.ErrNotFound, "machine %s is destroyed already", m.ID)
 	}
 	have, _ := snap.Have(volant.MachineID(m.ID))
 	force := c.flag("force") || c.flag("kill")
@@ -288,7 +295,11 @@ func (s *Server) suspendMachine(w http.ResponseWriter, c *call) error {
 
 // sleep puts an auto machine to sleep. One that is wished on is stopped by a new wish.
 func (s *Server) sleep(w http.ResponseWriter, c *call, how string) error {
+	rests := map[string]volant.State{"stop": volant.StateStopped, "suspend": volant.StateSuspended}[how]
 	return s.act(w, c, how+"_asked", func(ctx context.Context, m *volant.Machine) error {
+		if have, _ := s.Catalog.Snapshot().Have(volant.MachineID(m.ID)); have.State == rests && m.Run == volant.RunAuto {
+			return nil // it is what was asked for
+		}
 		if m.Run == volant.RunOn {
 			if how == "suspend" {
 				return volant.Errorf(volant.ErrPrecondition, "machine %s is wished on, so it cannot be suspended", m.ID).WithRemedy("stop it, or give it a service")

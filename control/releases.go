@@ -2,9 +2,12 @@ package control
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"net/http"
 	"slices"
+	"strings"
+	"time"
 
 	volant "github.com/volant-edge/volant"
 	"github.com/volant-edge/volant/api"
@@ -105,6 +108,65 @@ func (s *Server) checkRelease(in *api.CreateRelease, image volant.Digest) error 
 	return checkConfig(&in.Config)
 }
 
+// Bounds of a config. Each port is a socket of the proxy, which all apps share.
+const (
+	maxPorts  = 1000
+	maxChecks = 16
+	maxText   = 128 << 10 // of one variable, argument or metadata, as in Linux
+	maxTexts  = 512 << 10 // of all; the guest's channel takes 1 MiB
+)
+
+// checkTexts refuses what no program can be started with.
+func checkTexts(cfg *volant.MachineConfig) error {
+	all := 0
+	look := func(what, text string) error {
+		all += len(text)
+		switch {
+		case strings.ContainsRune(text, 0):
+			return volant.Invalidf("%s has a zero byte in it", what)
+		case len(text) > maxText, all > maxTexts:
+			return volant.Invalidf("%s is too long: one text has at most %d bytes, and all of a config %d", what, maxText, maxTexts)
+		}
+		return nil
+	}
+	for k, v := range cfg.Env {
+		if k == "" || strings.Contains(k, "=") {
+			return volant.Invalidf("env: %q is no name of a variable", k)
+		}
+		if err := errors.Join(look("env", k), look("env "+k, v)); err != nil {
+			return err
+		}
+	}
+	for k, v := range cfg.Metadata {
+		if err := errors.Join(look("metadata", k), look("metadata "+k, v)); err != nil {
+			return err
+		}
+	}
+	for _, arg := range slices.Concat(cfg.Init.Exec, cfg.Init.Entrypoint, cfg.Init.Cmd, []string{cfg.Init.User, cfg.Image}) {
+		if err := look("init", arg); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func checkChecks(cs []volant.ServiceCheck) error {
+	if len(cs) > maxChecks {
+		return volant.Invalidf("%d checks of one service: use at most %d", len(cs), maxChecks)
+	}
+	for _, c := range cs {
+		for name, d := range map[string]volant.Duration{"interval": c.Interval, "timeout": c.Timeout} {
+			if d != 0 && (d < volant.Duration(time.Second) || d > volant.Duration(time.Minute)) {
+				return volant.Invalidf("check %s %s: use 1s to 60s", name, d)
+			}
+		}
+		if c.Port < 0 || c.Port > 65535 || c.Grace < 0 || c.Grace > volant.Duration(time.Hour) {
+			return volant.Invalidf("check of port %d with grace_period %s: use a port up to 65535, and 0s to 1h", c.Port, c.Grace)
+		}
+	}
+	return nil
+}
+
 // checkConfig says what is wrong with a machine's config, or nil.
 func checkConfig(cfg *volant.MachineConfig) error {
 	g := cfg.Guest.WithDefaults()
@@ -121,15 +183,24 @@ func checkConfig(cfg *volant.MachineConfig) error {
 	default:
 		return volant.Invalidf("restart.policy %q: use always, on-failure or no", cfg.Restart.Policy)
 	}
+	if err := checkTexts(cfg); err != nil {
+		return err
+	}
+	if t := cfg.StopConfig.Timeout; t < 0 || t > volant.Duration(24*time.Hour) {
+		return volant.Invalidf("stop_config.timeout %s: use 0s to 24h", t)
+	}
 	used := map[int]bool{}
 	for i := range cfg.Services {
 		if err := cfg.Services[i].Check(); err != nil {
 			return err
 		}
+		if err := checkChecks(cfg.Services[i].Checks); err != nil {
+			return err
+		}
 		for _, p := range cfg.Services[i].Ports {
 			first, last := p.Range()
-			if last-first > 1000 {
-				return volant.Invalidf("ports %d to %d: a range has at most 1000 ports", first, last)
+			if len(used)+last-first >= maxPorts {
+				return volant.Invalidf("ports %d to %d: an app has at most %d ports", first, last, maxPorts)
 			}
 			for n := first; n <= last; n++ {
 				if used[n] {

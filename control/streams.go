@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -77,13 +78,13 @@ func (s *Server) exec(w http.ResponseWriter, c *call) error {
 	s.audit(c, a.Org, m.App, volant.MachineID(m.ID), "exec_asked", fmt.Sprintf("machine %s: a command was run in it", m.ID))
 	e := guest.Exec{Args: args, Stdin: strings.NewReader(in.Stdin)}
 	if in.Stream {
-		return s.execStream(ctx, w, c, m, e)
+		return s.execStream(ctx, w, c, m, e, timeout)
 	}
 	var out, errs capped
 	e.Stdout, e.Stderr = &out, &errs
 	exit, err := s.Machines.Exec(ctx, volant.MachineID(m.ID), e)
 	if err != nil {
-		return err
+		return execError(c, ctx, err, timeout)
 	}
 	reply(w, http.StatusOK, api.ExecResult{
 		ExitCode: exit.Code, ExitSignal: exit.Signal, Stdout: out.String(), Stderr: errs.String(), Truncated: out.cut || errs.cut,
@@ -91,7 +92,7 @@ func (s *Server) exec(w http.ResponseWriter, c *call) error {
 	return nil
 }
 
-func (s *Server) execStream(ctx context.Context, w http.ResponseWriter, c *call, m *volant.Machine, e guest.Exec) error {
+func (s *Server) execStream(ctx context.Context, w http.ResponseWriter, c *call, m *volant.Machine, e guest.Exec, timeout time.Duration) error {
 	var mu sync.Mutex // guards out: stdout and stderr come from two goroutines
 	var out *lines
 	send := func(f api.ExecFrame) error {
@@ -106,6 +107,7 @@ func (s *Server) execStream(ctx context.Context, w http.ResponseWriter, c *call,
 	e.Stderr = writer(func(p []byte) error { return send(api.ExecFrame{Stderr: p}) })
 	exit, err := s.Machines.Exec(ctx, volant.MachineID(m.ID), e)
 	if err != nil {
+		err = execError(c, ctx, err, timeout)
 		mu.Lock()
 		begun := out != nil
 		mu.Unlock()
@@ -115,6 +117,14 @@ func (s *Server) execStream(ctx context.Context, w http.ResponseWriter, c *call,
 		return send(api.ExecFrame{Error: err.Error()})
 	}
 	return send(api.ExecFrame{Exit: &api.ExecResult{ExitCode: exit.Code, ExitSignal: exit.Signal}})
+}
+
+// execError tells the end of the command's time from other ends.
+func execError(c *call, ctx context.Context, err error, timeout time.Duration) error {
+	if errors.Is(err, context.DeadlineExceeded) && ctx.Err() != nil && c.ctx().Err() == nil {
+		return volant.Errorf(volant.ErrUnavailable, "the command was killed after %s", timeout).WithRemedy("give it more time with timeout (`--timeout`, in seconds)")
+	}
+	return err
 }
 
 type writer func(p []byte) error
@@ -244,6 +254,9 @@ func (s *Server) getWhy(w http.ResponseWriter, c *call) error {
 	}
 	q := why.Query{Limit: limit}
 	for _, k := range c.r.URL.Query()["kind"] {
+		if !slices.Contains(why.Kinds(), why.Kind(k)) {
+			return volant.Invalidf("kind %q: use some of %v", k, why.Kinds())
+		}
 		q.Kinds = append(q.Kinds, why.Kind(k))
 	}
 	if c.who.org != AnyOrg {

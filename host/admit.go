@@ -241,7 +241,14 @@ func (m *machine) spend(ctx context.Context, use meter) {
 	}
 }
 
-// limit applies the machine's CPU limits.
+// vmmPids are the threads that a VMM has beside its vCPUs': its own, and up to 64 for its disks.
+const vmmPids = 128
+
+// vmmMemory bounds a VMM with its guest. It is well above what they take: no guest comes near it, but a
+// VMM that leaks, or that a guest has got hold of, does not take the memory of the others.
+func vmmMemory(guest, overhead int) int { return guest + 2*overhead + 128 }
+
+// limit applies the machine's limits.
 func (m *machine) limit(ctx context.Context) {
 	w := m.wish()
 	g := w.Config.Guest.WithDefaults()
@@ -258,6 +265,7 @@ func (m *machine) limit(ctx context.Context) {
 	case len(m.h.cfg.Cores) > 0:
 		l.CPUs = m.h.ledger.sharedCPUs()
 	}
+	l.MemoryMB, l.Pids = vmmMemory(g.MemoryMB, m.h.ledger.overhead), vmmPids+g.CPUs
 	if err := m.h.deps.Cgroups.Limit(ctx, m.id, l); err != nil && ctx.Err() == nil {
 		m.log.Warn("limits not applied", "err", err)
 	}

@@ -62,7 +62,7 @@ func (s *Store) Put(ctx context.Context, d volant.Digest, r io.Reader) error {
 	}
 	defer remove()
 	sum := sha256.New()
-	n, err := io.Copy(io.MultiWriter(f, sum), io.LimitReader(&ctxReader{ctx, r}, s.cfg.MaxBytes+1))
+	n, err := io.Copy(io.MultiWriter(f, sum), io.LimitReader(&roomReader{s: s, r: &ctxReader{ctx, r}}, s.cfg.MaxBytes+1))
 	switch got := volant.Digest("sha256:" + hex.EncodeToString(sum.Sum(nil))); {
 	case err != nil:
 		return fmt.Errorf("put blob %s: after %d bytes: %w", string(d), n, s.diskFull(err))
@@ -90,4 +90,26 @@ func (c *ctxReader) Read(b []byte) (int, error) {
 		return 0, err
 	}
 	return c.r.Read(b)
+}
+
+// roomReader looks every now and then that the disk has more than the reserve, which other parts of the
+// server need: blobs come without their size.
+type roomReader struct {
+	s    *Store
+	r    io.Reader
+	seen int64
+}
+
+const lookEvery = 16 << 20
+
+func (c *roomReader) Read(b []byte) (int, error) {
+	if c.seen >= lookEvery {
+		c.seen = 0
+		if err := c.s.room(0); err != nil {
+			return 0, err
+		}
+	}
+	n, err := c.r.Read(b)
+	c.seen += int64(n)
+	return n, err
 }

@@ -29,7 +29,7 @@ func openCgroups(node volant.NodeID, log *slog.Logger) (*cgroups, error) {
 
 // Limit is host's.
 func (c *cgroups) Limit(ctx context.Context, id volant.MachineID, l host.Limits) error {
-	return c.Groups.Limit(ctx, id, cgroup.Limits{Weight: l.Weight, Quota: l.Quota, Burst: l.Burst, Period: l.Period, CPUs: l.CPUs})
+	return c.Groups.Limit(ctx, id, l)
 }
 
 // cores are the logical CPUs of each physical core; none where the kernel does not tell.

@@ -72,5 +72,11 @@ func (q Query) limit() int {
 func Merge(q Query, lists ...[]Record) []Record {
 	out := slices.Concat(lists...)
 	slices.SortStableFunc(out, func(a, b Record) int { return b.Time.Compare(a.Time) })
+	out = slices.CompactFunc(out, same) // the proxy keeps some that the server has put on disk
 	return out[:min(len(out), q.limit())]
+}
+
+func same(a, b Record) bool {
+	return a.Time.Equal(b.Time) && a.Kind == b.Kind && a.Rule == b.Rule && a.App == b.App && a.Machine == b.Machine &&
+		a.Request == b.Request && a.Text == b.Text
 }

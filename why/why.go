@@ -31,6 +31,11 @@ const (
 	Change     Kind = "change"     // an API call that changed something: the audit
 )
 
+// Kinds lists them.
+func Kinds() []Kind {
+	return []Kind{Connection, Refusal, Wake, Sleep, Scale, Placement, Deploy, Machine, Change}
+}
+
 // Record is one decision.
 type Record struct {
 	Time    time.Time         `json:"time"`
