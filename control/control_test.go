@@ -151,6 +151,23 @@ func TestBadInputNamesCauseAndCure(t *testing.T) {
 			{"a handler", release(func(r *api.CreateRelease) {
 				r.Config.Services = []volant.Service{{Protocol: "tcp", InternalPort: 80, Ports: []volant.Port{{Port: 80, Handlers: []string{"http"}}}}}
 			}), volant.ErrInvalid, "raw TCP"},
+			{"a variable's name", release(func(r *api.CreateRelease) { r.Config.Env = map[string]string{"A=B": "c"} }), volant.ErrInvalid, "A=B"},
+			{"a zero byte", release(func(r *api.CreateRelease) { r.Config.Env = map[string]string{"A": "b\x00c"} }), volant.ErrInvalid, "zero byte"},
+			{"a long argument", release(func(r *api.CreateRelease) { r.Config.Init.Cmd = []string{strings.Repeat("x", 200<<10)} }), volant.ErrInvalid, "too long"},
+			{"thousands of ports", release(func(r *api.CreateRelease) {
+				for n := range 10 {
+					s := service
+					s.Ports = []volant.Port{{StartPort: 1000 + 200*n, EndPort: 1199 + 200*n}}
+					r.Config.Services = append(r.Config.Services, s)
+				}
+			}), volant.ErrInvalid, "at most 1000"},
+			{"a check without a pause", release(func(r *api.CreateRelease) {
+				s := service
+				s.Checks = []volant.ServiceCheck{{Type: "tcp", Interval: 1}}
+				r.Config.Services = []volant.Service{s}
+			}), volant.ErrInvalid, "1s to 60s"},
+			{"an idle timeout of a week", second(p.API.SetScale(ctx, "web", api.ScalePatch{IdleTimeout: new(volant.Duration(7 * 24 * time.Hour))})), volant.ErrInvalid, "24h"},
+			{"a kind of reasons", second(p.API.Why(ctx, "web", []why.Kind{"bogus"}, 5)), volant.ErrInvalid, "refusal"},
 			{"min over max", second(p.API.SetScale(ctx, "web", api.ScalePatch{Min: new(11)})), volant.ErrInvalid, "raise the other"},
 			{"a region without a server", second(p.API.SetScale(ctx, "web", api.ScalePatch{RegionMin: map[volant.Region]int{"ams": 1}})), volant.ErrInvalid, "local"},
 			{"on_idle", second(p.API.SetScale(ctx, "web", api.ScalePatch{OnIdle: new("nap")})), volant.ErrInvalid, "suspend, stop, off"},
@@ -192,7 +209,7 @@ func TestMachinesLifeThroughTheAPI(t *testing.T) {
 		if err := p.API.DestroyMachine(ctx, "web", m.ID, false); !errors.Is(err, volant.ErrPrecondition) {
 			t.Errorf("destroying a running machine without force: %v, want a precondition", err)
 		}
-		for _, step := range []struct{ action, state string }{{"suspend", "suspended"}, {"start", "started"}, {"stop", "stopped"}, {"start", "started"}, {"restart", "started"}} {
+		for _, step := range []struct{ action, state string }{{"suspend", "suspended"}, {"start", "started"}, {"stop", "stopped"}, {"stop", "stopped"}, {"start", "started"}, {"restart", "started"}} {
 			if err := p.API.MachineAction(ctx, "web", m.ID, step.action); err != nil {
 				t.Fatalf("%s: %v", step.action, err)
 			}
