@@ -196,20 +196,12 @@ func (m *machine) govern(ctx context.Context, vm microvm.VM) {
 	m.limit(ctx)
 	if len(w.Config.Services) == 0 {
 		m.pause(ctx, settleTime)
-		m.hasServed(ctx)
+		if ctx.Err() == nil {
+			m.hasServed()
+		}
 	}
 	if use, ok := m.h.deps.Cgroups.(meter); ok && !fast && !m.h.cfg.NoQuota {
 		m.spend(ctx, use)
-	}
-}
-
-// hasServed notes that a machine without services runs well.
-func (m *machine) hasServed(ctx context.Context) {
-	m.mu.Lock()
-	news := ctx.Err() == nil && m.appUp && m.servedLocked()
-	m.mu.Unlock()
-	if news {
-		m.publish()
 	}
 }
 

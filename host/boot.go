@@ -103,7 +103,7 @@ func (m *machine) boot(ctx context.Context, step Step) error {
 		return err
 	}
 	m.mu.Lock()
-	m.exit = nil
+	m.exit, m.deaf = nil, false
 	m.checks = newChecks(&w)
 	m.mu.Unlock()
 	m.publish()

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	volant "github.com/volant-edge/volant"
+	"github.com/volant-edge/volant/why"
 )
 
 // setWish takes a newer wish. An error means that it could not be put on record.
@@ -182,14 +183,35 @@ func (m *machine) setSlots(n int) {
 	if n <= 0 && !same {
 		m.sealAt = time.Time{}
 	}
-	news := n > 0 && m.servedLocked()
 	drained := n <= 0 && m.rec.Draining && !same
+	m.mu.Unlock()
+	if drained {
+		m.nudge()
+	}
+}
+
+// hasServed notes that the machine's app runs well.
+func (m *machine) hasServed() {
+	m.mu.Lock()
+	news := m.appUp && m.servedLocked()
 	m.mu.Unlock()
 	if news {
 		m.publish()
 	}
-	if drained {
-		m.nudge()
+}
+
+// isDeaf counts a run which did not come to serve, once.
+func (m *machine) isDeaf() {
+	m.mu.Lock()
+	news := m.appUp && !m.rec.Served && !m.deaf
+	if news {
+		m.deaf = true
+		m.rec.Failures++
+	}
+	m.mu.Unlock()
+	if news {
+		m.publish()
+		m.because(why.Machine, "deaf", "its app runs, and accepted no connection in the time it had for that")
 	}
 }
 

@@ -143,7 +143,7 @@ func TestRetriesEnd(t *testing.T) {
 		}
 		r.wake(id)
 		r.await(id, volant.StateStarted)
-		r.SetSlots(id, 1)
+		r.Served(id)
 		if v := r.have(id); v.Failures != 0 {
 			t.Errorf("it serves and has %d failures", v.Failures)
 		}

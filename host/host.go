@@ -302,6 +302,20 @@ func (h *Host) SetSlots(id volant.MachineID, n int) {
 	}
 }
 
+// Served says that a machine has come to serve: its app accepted a connection.
+func (h *Host) Served(id volant.MachineID) {
+	if m, err := h.find(id); err == nil {
+		m.hasServed()
+	}
+}
+
+// Deaf says that a machine's app has accepted no connection in all the time it had for that.
+func (h *Host) Deaf(id volant.MachineID) {
+	if m, err := h.find(id); err == nil {
+		m.isDeaf()
+	}
+}
+
 // SetMin says how many machines of an app stay awake here when memory is short.
 func (h *Host) SetMin(app volant.AppID, n int) {
 	h.mu.Lock()

@@ -33,6 +33,7 @@ type machine struct {
 	ask      *ask
 	waiters  []chan error // of wakes
 	wokenBy  string
+	deaf     bool // this run was counted among those that did not come to serve
 	slots    int
 	empty    time.Time // since when slots is 0
 	exit     *volant.Exit

@@ -78,7 +78,7 @@ func (m *machine) runAgain(ctx context.Context, up bool, ended chan struct{}) er
 		return err
 	}
 	m.mu.Lock()
-	m.exit = nil
+	m.exit, m.deaf = nil, false
 	m.mu.Unlock()
 	m.setUp(true, true)
 	m.note(pointBootServed, func(r *record) {

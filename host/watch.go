@@ -178,7 +178,7 @@ func (m *machine) exited(e volant.Exit, text string, vm bool) {
 	if m.exit != nil && vm {
 		e = *m.exit
 	}
-	failed := !m.rec.Served && (e.Code != 0 || e.Signal != 0 || e.OOM) && !asked && m.exit == nil
+	failed := !m.rec.Served && !m.deaf && (e.Code != 0 || e.Signal != 0 || e.OOM) && !asked && m.exit == nil
 	m.exit = &e
 	m.mu.Unlock()
 	if asked || state == volant.StateSuspending {

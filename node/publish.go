@@ -162,6 +162,12 @@ func (p *Platform) heard() proxy.Events {
 			for id, n := range p.traffic.set(l) {
 				p.host.SetSlots(id, n)
 			}
+			for _, id := range l.Accepting {
+				p.host.Served(id)
+			}
+			for _, id := range l.Deaf {
+				p.host.Deaf(id)
+			}
 			if !p.lives(l.App) {
 				if len(l.Slots) == 0 {
 					p.traffic.drop(l.App)

@@ -50,6 +50,10 @@ func (a *app) opened(st *seat) {
 	pl := st.place
 	st.probing = false
 	pl.failed, pl.opened, pl.backoff = time.Time{}, true, 0
+	if !pl.m.accepts {
+		pl.m.accepts, pl.m.deaf = true, false
+		a.touch(false)
+	}
 	if pl.mood == 0 {
 		return
 	}
@@ -129,6 +133,10 @@ func (a *app) kill(pl *place, err error) {
 	wait := min(max(2*pl.backoff, deadFirst), deadMost)
 	pl.backoff = wait
 	pl.mend(pl.mood | dead)
+	if !pl.m.accepts {
+		pl.m.deaf = true
+		a.touch(true)
+	}
 	a.p.noteConnect(a, pl, "connect_timeout", "the app did not accept a connection on port "+portText(pl.svc.port)+
 		" in time ("+err.Error()+"): left out for "+wait.String())
 	pl.again = time.AfterFunc(wait, func() {

@@ -197,6 +197,12 @@ func (a *app) load() Load {
 		if m.slots > 0 {
 			l.Slots[id] = m.slots
 		}
+		switch {
+		case m.accepts:
+			l.Accepting = append(l.Accepting, id)
+		case m.deaf:
+			l.Deaf = append(l.Deaf, id)
+		}
 	}
 	return l
 }

@@ -49,6 +49,8 @@ type machine struct {
 	present bool
 	sealed  bool
 	since   time.Time // when it began to serve
+	accepts bool      // it has accepted a connection since
+	deaf    bool      // it has not in all the time it had
 	slots   int       // over all services
 }
 
@@ -310,7 +312,7 @@ func (a *app) applyMachine(c Machine, isSealed bool, now time.Time) *machine {
 	fresh := c.Phase == PhaseServing && (m.cfg.Phase != PhaseServing || m.cfg.Addr != c.Addr)
 	m.cfg, m.present, m.sealed = c, true, isSealed
 	if fresh {
-		m.since = now
+		m.since, m.accepts, m.deaf = now, false, false
 		for _, s := range a.services {
 			if pl := s.byID[c.ID]; pl != nil {
 				pl.renew()

@@ -87,8 +87,12 @@ type Load struct {
 	Waiting  map[volant.Region]int    `json:"waiting,omitempty"`  // by the region they entered
 	Entering map[volant.Region]int    `json:"entering,omitempty"` // served ones, by the region they entered
 	Slots    map[volant.MachineID]int `json:"slots,omitempty"`    // held now, machines with none left out
-	Peak     int                      `json:"peak"`               // most held and waiting at once since the Load before
-	Refused  uint64                   `json:"refused"`            // in all since the proxy began
+	// Accepting machines have accepted a connection since they began to serve; Deaf ones have not in all the
+	// time an app has for that.
+	Accepting []volant.MachineID `json:"accepting,omitempty"`
+	Deaf      []volant.MachineID `json:"deaf,omitempty"`
+	Peak      int                `json:"peak"`    // most held and waiting at once since the Load before
+	Refused   uint64             `json:"refused"` // in all since the proxy began
 }
 
 // Wake asks the host of a machine to wake it, for a connection that waits.

@@ -222,6 +222,8 @@ func (p *planner) evict(q volant.Region, why reason) bool {
 func (p *planner) explain(why reason) {
 	switch {
 	case !p.o.Template && !why.demand: // nothing was deployed yet
+	case p.trouble.broken && p.trouble.deaf:
+		p.hold("broken", "%s; its machines run and accept no connection: look at their logs, and at the port they listen on", why.text)
 	case p.trouble.broken && !p.mayBoot():
 		p.wakeAt(p.trouble.retry)
 		p.hold("broken", "%s; its machines failed to come to serve %d times running: one is tried again at %s",
@@ -243,6 +245,7 @@ type trouble struct {
 	failures int
 	retry    time.Time // when one machine may be tried
 	tried    bool      // one boots, or is planned
+	deaf     bool      // one runs and accepts no connection: it is tried all the time
 }
 
 const (
@@ -261,7 +264,8 @@ func (p *planner) findTrouble() trouble {
 		if p.foreign(m) {
 			continue
 		}
-		serves = serves || m.State == Serving
+		serves = serves || m.State == Serving && m.Failures == 0
+		t.deaf = t.deaf || m.State == Serving && m.Failures > 0
 		t.tried = t.tried || m.State == Booting
 		t.failures += m.Failures
 		if m.Failures > 0 && m.State != Booting && m.Since.After(last) {
@@ -279,7 +283,7 @@ func (p *planner) findTrouble() trouble {
 
 // mayBoot says whether one more machine may boot: a broken release gets one at a time, with back-off.
 func (p *planner) mayBoot() bool {
-	return !p.trouble.broken || !p.trouble.tried && !p.trouble.retry.After(p.o.Now)
+	return !p.trouble.broken || !p.trouble.deaf && !p.trouble.tried && !p.trouble.retry.After(p.o.Now)
 }
 
 // first orders true before false.

@@ -44,6 +44,9 @@ const Image volant.Digest = "sha256:" + "5feceb66ffc86f38d952786c6d696c79c2dbc23
 // Broken is the digest of an image whose program ends with code 1.
 const Broken volant.Digest = "sha256:" + "6b86b273ff34fce19d6b804eff5a3f5747ada4eaa22f1d49c01e52ddb7875b4b"
 
+// Crashing is the digest of an image whose program ends with code 1 after 3 seconds, before it listens.
+const Crashing volant.Digest = "sha256:" + "d4735e3a265e16eee03f59718b9b5d03019c07d8b6c51f90da3a666eec13ab35"
+
 // Port is the internal port that the apps in machines listen on.
 const Port = 8080
 
@@ -294,6 +297,13 @@ func (p *Platform) app(ctx context.Context, fg *fake.Guest) guest.Exit {
 	if fg.Config().Args[0] == "broken" {
 		return guest.Exit{Code: 1}
 	}
+	if fg.Config().Args[0] == "crashing" {
+		select {
+		case <-ctx.Done():
+		case <-time.After(3 * time.Second):
+		}
+		return guest.Exit{Code: 1}
+	}
 	p.mu.Lock()
 	g := p.guests[fg.VM()]
 	if g == nil {
@@ -347,7 +357,7 @@ func (r ring) Query(q why.Query) ([]why.Record, error) { return r.Ring.Query(q),
 
 type images struct{}
 
-func (images) Has(d volant.Digest) bool { return d == Image || d == Broken }
+func (images) Has(d volant.Digest) bool { return d == Image || d == Broken || d == Crashing }
 
 func (images) Put(context.Context, volant.Digest, io.Reader) error { return nil }
 
@@ -355,8 +365,11 @@ func (images) Prepare(context.Context, volant.Digest, func(string, int64, int64)
 
 func (images) Rootfs(_ context.Context, d volant.Digest) (host.Rootfs, error) {
 	arg := "serve"
-	if d == Broken {
+	switch d {
+	case Broken:
 		arg = "broken"
+	case Crashing:
+		arg = "crashing"
 	}
 	return host.Rootfs{Path: "/dev/null", Type: "erofs", Entrypoint: []string{arg}}, nil
 }
