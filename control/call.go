@@ -18,8 +18,8 @@ import (
 // maxJSON bounds a request's JSON body.
 const maxJSON = 1 << 20
 
-// jsonWithin bounds how long it may take to arrive.
-const jsonWithin = 30 * time.Second
+// bodyWithin bounds how long a body may take to arrive, be it read or not, unless its handler says else.
+const bodyWithin = 30 * time.Second
 
 // stalled is how long a stream may wait for its client, in either direction.
 const stalled = time.Minute
@@ -32,7 +32,11 @@ type steady struct {
 
 func (s steady) Read(b []byte) (int, error) {
 	_ = s.rc.SetReadDeadline(time.Now().Add(stalled)) // a connection that cannot have one has no slow client
-	return s.r.Read(b)
+	n, err := s.r.Read(b)
+	if errors.Is(err, io.EOF) {
+		_ = s.rc.SetReadDeadline(time.Time{})
+	}
+	return n, err
 }
 
 // call is one authenticated request.
@@ -138,9 +142,6 @@ func reply(w http.ResponseWriter, code int, v any) {
 // read decodes a JSON body; an empty one leaves v as it is. Unknown fields are let through, since
 // existing clients send many we do not act on.
 func (c *call) read(w http.ResponseWriter, v any) error {
-	rc := http.NewResponseController(w)
-	_ = rc.SetReadDeadline(time.Now().Add(jsonWithin)) // a connection that cannot have one has no slow client
-	defer func() { _ = rc.SetReadDeadline(time.Time{}) }()
 	body, err := io.ReadAll(http.MaxBytesReader(w, c.r.Body, maxJSON))
 	var big *http.MaxBytesError
 	switch {
@@ -148,7 +149,10 @@ func (c *call) read(w http.ResponseWriter, v any) error {
 		return volant.Invalidf("the body is over %d bytes", maxJSON)
 	case err != nil:
 		return volant.Invalidf("read the body: %v", err)
-	case len(body) == 0:
+	}
+	// After an error it stays: the server would else wait for the rest of the body before it answers.
+	_ = http.NewResponseController(w).SetReadDeadline(time.Time{})
+	if len(body) == 0 {
 		return nil
 	}
 	if err := json.Unmarshal(body, v); err != nil {

@@ -135,6 +135,10 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 // ServeHTTP implements http.Handler.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Server", "Volant")
+	if r.ContentLength != 0 {
+		// A connection that cannot have a deadline has no slow client.
+		_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(bodyWithin))
+	}
 	s.mux.ServeHTTP(w, r)
 }
 

@@ -2,7 +2,6 @@ package control
 
 import (
 	"net/http"
-	"time"
 
 	volant "github.com/volant-edge/volant"
 	"github.com/volant-edge/volant/api"
@@ -33,9 +32,7 @@ func (s *Server) putBlob(w http.ResponseWriter, c *call) error {
 	if err != nil {
 		return err
 	}
-	rc := http.NewResponseController(w)
-	defer func() { _ = rc.SetReadDeadline(time.Time{}) }()
-	if err := s.Images.Put(c.ctx(), d, steady{c.r.Body, rc}); err != nil {
+	if err := s.Images.Put(c.ctx(), d, steady{c.r.Body, http.NewResponseController(w)}); err != nil {
 		return err
 	}
 	w.WriteHeader(http.StatusCreated)

@@ -469,7 +469,12 @@ func (h *Host) Exec(ctx context.Context, id volant.MachineID, e guest.Exec) (gue
 	if err != nil {
 		return guest.Exit{}, err
 	}
-	return sess.Exec(ctx, e)
+	exit, err := sess.Exec(ctx, e)
+	if errors.Is(err, guest.ErrClosed) {
+		return exit, volant.Errorf(volant.ErrUnavailable, "machine %s fell asleep or ended while the command ran", id).
+			WithRemedy("see `volant why %s`; a machine that is to stay awake needs a connection, or min in [scale]", id)
+	}
+	return exit, err
 }
 
 // Logs calls fn for the last tail lines of a machine's log, all that are kept if tail is negative, and with

@@ -62,7 +62,7 @@ func explainArgs(cmd *cobra.Command) {
 	}
 	cmd.Args = func(cmd *cobra.Command, args []string) error {
 		if err := check(cmd, args); err != nil {
-			return volant.Invalidf("%s does not take %s", cmd.CommandPath(), counted(args)).
+			return volant.Invalidf("`%s` was given %s", cmd.CommandPath(), counted(args)).
 				WithRemedy("write `%s`, or see `%s --help`", cmd.UseLine(), cmd.CommandPath())
 		}
 		return nil

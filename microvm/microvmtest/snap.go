@@ -55,6 +55,12 @@ func testSnapshot(t *testing.T, r *rig) {
 	if err := snap.CheckFiles(); err != nil {
 		t.Errorf("CheckFiles: %v", err)
 	}
+	files, _ := filepath.Glob(dir + "/*")
+	for _, name := range files {
+		if fi, err := os.Stat(name); err != nil || fi.Mode().Perm()&0o077 != 0 {
+			t.Errorf("others may read %s: %v, %v", name, fi.Mode(), err)
+		}
+	}
 	if names, _ := filepath.Glob(taken + "/*"); len(names) != 1 {
 		t.Errorf("files beside the snapshot: %q", names)
 	}

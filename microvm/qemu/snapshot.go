@@ -47,7 +47,7 @@ func (v *vm) write(ctx context.Context, dir string) (microvm.Snapshot, error) {
 		KernelSum: v.handle.KernelSum, MemSize: int64(v.handle.MemoryMiB) << 20,
 		HostBoot: v.e.host, ClockKHz: v.clock, Taken: time.Now().UTC(),
 	}
-	state, err := os.Create(filepath.Join(dir, microvm.StateFile))
+	state, err := secretFile(filepath.Join(dir, microvm.StateFile))
 	if err != nil {
 		return s, err
 	}
@@ -55,7 +55,7 @@ func (v *vm) write(ctx context.Context, dir string) (microvm.Snapshot, error) {
 	if err := v.migrate(ctx, state); err != nil {
 		return s, err
 	}
-	memory, err := os.Create(filepath.Join(dir, microvm.MemoryFile))
+	memory, err := secretFile(filepath.Join(dir, microvm.MemoryFile))
 	if err != nil {
 		return s, err
 	}
@@ -70,6 +70,11 @@ func (v *vm) write(ctx context.Context, dir string) (microvm.Snapshot, error) {
 		return s, err
 	}
 	return s, s.WriteManifest()
+}
+
+// secretFile makes a file for root alone: a guest's memory has its secrets in it.
+func secretFile(name string) (*os.File, error) {
+	return os.OpenFile(name, os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600)
 }
 
 // migrate writes the device state into a file. The VM is paused then, by the migration if not before.
