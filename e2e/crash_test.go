@@ -68,6 +68,7 @@ func (c *crasher) hold() {
 	var err error
 	c.held, err = testserver.StartEcho(conn, 1)
 	c.must(err)
+	c.must(c.held.Exchange(1000)) // its machine serves before anything is killed
 }
 
 // drive leads the app to a point.
