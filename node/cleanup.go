@@ -36,11 +36,12 @@ func Cleanup(ctx context.Context, data, id string) (done []string, err error) {
 		return nil, volant.Errorf(volant.ErrNotFound, "there is no data directory %s", data).WithRemedy("name the node with --node; taps and tables bear its ID")
 	}
 	removed, err := hostnet.Cleanup(ctx, node)
-	done = append(done, removed...)
 	errs := []error{err}
-	removed, err = cgroup.Cleanup(ctx, node)
-	done = append(done, removed...)
+	more, err := cgroup.Cleanup(ctx, node)
 	errs = append(errs, err)
+	for _, what := range append(removed, more...) {
+		done = append(done, "removed "+what)
+	}
 	shm := shmDir(shmBase, node)
 	if _, err := os.Stat(shm); err == nil {
 		errs = append(errs, os.RemoveAll(shm))
@@ -53,8 +54,11 @@ func Cleanup(ctx context.Context, data, id string) (done []string, err error) {
 // connections end by themselves.
 func cleanupData(ctx context.Context, dir *datadir.Dir) (done []string, err error) {
 	shm := shmDir(keptShm(dir), dir.Node())
-	if err := os.MkdirAll(shm, 0o700); err != nil {
-		return done, err
+	if _, err := os.Stat(shm); errors.Is(err, os.ErrNotExist) {
+		if err := os.Mkdir(shm, 0o700); err != nil {
+			return done, err
+		}
+		defer func() { _ = os.Remove(shm) }() // it was made for the engine alone
 	}
 	vm, err := dir.Sub("vm")
 	if err != nil {

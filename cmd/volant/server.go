@@ -47,6 +47,9 @@ or crash of the server closes no connection.`,
 			if cfg.Crash, err = crashPoint(os.Getenv("VOLANT_CRASH")); err != nil {
 				return err
 			}
+			if cfg.Crash != nil {
+				log.Warn("VOLANT_CRASH is set: this process may kill itself, for a test")
+			}
 			return node.Serve(cmd.Context(), cfg)
 		},
 	}

@@ -47,6 +47,9 @@ The server must not be running. Where the data directory is gone, name the node 
 				return fmt.Errorf("this ends all machines of the node and their connections: say --yes")
 			}
 			done, err := node.Cleanup(cmd.Context(), g.data, id)
+			if err == nil && len(done) == 0 {
+				done = []string{"nothing was left"}
+			}
 			for _, line := range done {
 				fmt.Fprintln(cmd.OutOrStdout(), line)
 			}
