@@ -47,6 +47,17 @@ func New(addr, token string) *Client {
 	})
 }
 
+// NewSocket returns a client of the server whose unix socket is at path. Addr is what messages call it.
+func NewSocket(path, addr, token string) *Client {
+	dialer := &net.Dialer{Timeout: 10 * time.Second}
+	return NewTransport("http://"+addr, token, &http.Transport{
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return dialer.DialContext(ctx, "unix", path)
+		},
+		MaxIdleConnsPerHost: 16, IdleConnTimeout: 30 * time.Second,
+	})
+}
+
 // NewTransport returns a client that speaks to the server at base, a URL, through t.
 func NewTransport(base, token string, t http.RoundTripper) *Client {
 	return &Client{base: strings.TrimSuffix(base, "/"), token: token, http: &http.Client{Transport: t}}

@@ -23,6 +23,9 @@ import (
 // WithDefaults fills the defaults into a configuration.
 func WithDefaults(c Config) Config { return c.withDefaults() }
 
+// APISocket is the name of the API's socket in the sub-directory run of the data directory.
+const APISocket = "api.sock"
+
 // server is one running server process: the real parts of a Platform, and what keeps them.
 type server struct {
 	cfg   Config
@@ -98,6 +101,11 @@ func (s *server) run(ctx context.Context) error {
 		return volant.Errorf(volant.ErrUnavailable, "the API cannot listen: %v", err).WithRemedy("free the address or name another with --listen")
 	}
 	defer func() { _ = l.Close() }() // the API's server closes it first
+	local, err := s.localAPI()
+	if err != nil {
+		return err
+	}
+	defer func() { _ = local.Close() }() // likewise
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return named("why", s.why.Run(ctx)) })
 	g.Go(func() error { return named("intent", s.intent.run(ctx)) })
@@ -112,9 +120,30 @@ func (s *server) run(ctx context.Context) error {
 			return err
 		}
 		s.cfg.Log.Info("server started", "node", s.dir.Node(), "api", l.Addr().String(), "engine", s.engine.Name(), "took", time.Since(began))
+		g.Go(func() error { return named("api", s.platform.API().Serve(ctx, local)) })
 		return named("api", s.platform.API().Serve(ctx, l))
 	})
 	return g.Wait()
+}
+
+// localAPI listens where only root can connect, and only root can have listened: a client on this machine
+// that finds the root token by itself must not give it to whoever has the TCP port while no server runs.
+func (s *server) localAPI() (net.Listener, error) {
+	path, err := s.dir.Socket(APISocket)
+	if err != nil {
+		return nil, err
+	}
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) { // of a process that is no more: the lock is ours
+		return nil, fmt.Errorf("socket of the API: %w", err)
+	}
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		return nil, fmt.Errorf("socket of the API: %w", err)
+	}
+	if err := os.Chmod(path, 0o600); err != nil {
+		return nil, errors.Join(fmt.Errorf("socket of the API: %w", err), l.Close())
+	}
+	return l, nil
 }
 
 func named(room string, err error) error {

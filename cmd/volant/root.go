@@ -14,6 +14,7 @@ import (
 
 	volant "github.com/volant-edge/volant"
 	"github.com/volant-edge/volant/client"
+	"github.com/volant-edge/volant/node"
 )
 
 // defaultData is where a server keeps its state unless told otherwise.
@@ -106,6 +107,11 @@ func (g *globals) client() (*client.Client, error) {
 		b, err := os.ReadFile(filepath.Join(g.data, "root.token"))
 		if err == nil {
 			token = strings.TrimSpace(string(b))
+		}
+		// While no server runs anybody may listen on its port; the root token goes to root's socket alone.
+		socket := filepath.Join(g.data, "run", node.APISocket)
+		if g.addr == "" && token != "" {
+			return client.NewSocket(socket, addr, token), nil
 		}
 	}
 	return client.New(addr, token), nil
