@@ -60,6 +60,7 @@ type Platform struct {
 	API   *client.Client
 	Node  *node.Platform // of the server that runs now
 	Why   *why.Ring
+	Boot  int // of the server, for the next Start
 	// Hook is asked for faults of the engine from the next Start on.
 	Hook func(fake.Op) fake.Fault
 
@@ -128,7 +129,7 @@ func (p *Platform) Start() {
 			Create: 50 * time.Millisecond, Boot: time.Second, Restore: 20 * time.Millisecond, Snapshot: 10 * time.Millisecond,
 		}}),
 		Host: host.Config{
-			Dir: p.dir, MemoryMB: 64 << 10, HostBoot: "boot-1",
+			Dir: p.dir, MemoryMB: 64 << 10, HostBoot: fmt.Sprintf("boot-%d", p.Boot),
 			Kernel: host.Kernel{Vmlinux: "vmlinux", Initrd: "initrd", Sum: "k1"},
 		},
 		Dial: func(ctx context.Context, _, addr string) (net.Conn, error) {
