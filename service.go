@@ -33,6 +33,9 @@ const (
 	DefaultHard = 25
 )
 
+// MaxLimit bounds soft and hard limits that a config names.
+const MaxLimit = 1_000_000
+
 // Limits returns the soft and hard limit per machine: the default is 20 and 25 per vCPU; a number
 // that is given is per machine; soft alone gives hard = ceil(1.25 × soft); hard alone gives soft =
 // floor(0.8 × hard), at least 1.
@@ -90,8 +93,8 @@ func (s *Service) Check() error {
 		if c.Type != "" && c.Type != "connections" {
 			return Invalidf("concurrency type %q: only \"connections\" is served", c.Type)
 		}
-		if c.SoftLimit < 0 || c.HardLimit < 0 {
-			return Invalidf("concurrency limits are negative: use 1 or more")
+		if c.SoftLimit < 0 || c.HardLimit < 0 || c.SoftLimit > MaxLimit || c.HardLimit > MaxLimit {
+			return Invalidf("soft_limit %d and hard_limit %d: use 1 to %d", c.SoftLimit, c.HardLimit, MaxLimit)
 		}
 		if c.SoftLimit > 0 && c.HardLimit > 0 && c.SoftLimit > c.HardLimit {
 			return Invalidf("soft_limit %d is above hard_limit %d: lower the one or raise the other", c.SoftLimit, c.HardLimit)

@@ -23,6 +23,18 @@ func TestCleanLeavesNothingForTheTerminalToObey(t *testing.T) {
 	}
 }
 
+func FuzzClean(f *testing.F) {
+	f.Add("\x1b[31mred\x1b[0m \x1b]0;t\a")
+	f.Add("\x1b[\x1b[0m2J")
+	f.Fuzz(func(t *testing.T, s string) {
+		for _, r := range clean(s, "") {
+			if odd(r) {
+				t.Fatalf("%q leaves %q", s, r)
+			}
+		}
+	})
+}
+
 func TestTablesKeepOneLineForEachRow(t *testing.T) {
 	var out bytes.Buffer
 	machineTable(&out, []api.Machine{{ID: "1", Reason: "boot: \x1b[2J\nMACHINE 2 is fine"}})
