@@ -210,6 +210,10 @@ type ScalePatch struct {
 
 // Apply returns s with the named fields replaced, and an error if the outcome makes no sense.
 func (p *ScalePatch) Apply(s volant.Scale) (volant.Scale, error) {
+	if p.Max != nil && *p.Max == 0 { // in a record it means the default
+		return s, volant.Invalidf("max is 0: use 1 to %d", volant.MaxMachines).
+			WithRemedy("so that connections start no machine, set auto_start = false")
+	}
 	set(&s.Min, p.Min)
 	set(&s.Max, p.Max)
 	set(&s.IdleTimeout, p.IdleTimeout)

@@ -2,6 +2,7 @@ package volanttest_test
 
 import (
 	"context"
+	"errors"
 	"net/netip"
 	"testing"
 	"testing/synctest"
@@ -133,6 +134,15 @@ func TestMinHoldsThroughRestarts(t *testing.T) {
 			if got := p.States("web"); got["started"] != 2 {
 				t.Errorf("5 minutes after a restart of %s machines are %v, want 2 started", restart.name, got)
 			}
+		}
+	})
+}
+
+func TestAMaxOfZeroIsRefused(t *testing.T) {
+	bubble(t, func(t *testing.T, p *volanttest.Platform, _ netip.AddrPort) {
+		zero := 0
+		if _, err := p.API.SetScale(context.Background(), "web", api.ScalePatch{Max: &zero}); !errors.Is(err, volant.ErrInvalid) {
+			t.Errorf("max 0 is answered with %v, want an error of what is allowed", err)
 		}
 	})
 }
