@@ -34,7 +34,7 @@ const (
 )
 
 // MaxLimit bounds soft and hard limits that a config names.
-const MaxLimit = 1_000_000
+const MaxLimit = 100_000
 
 // Limits returns the soft and hard limit per machine: the default is 20 and 25 per vCPU; a number
 // that is given is per machine; soft alone gives hard = ceil(1.25 × soft); hard alone gives soft =

@@ -87,7 +87,7 @@ func (p *parser) claim(at pos, port volant.Port, internal int) {
 	p.spans = append(p.spans, span{first, last, internal})
 }
 
-const maxLimit = 100_000
+const maxLimit = volant.MaxLimit
 
 func (p *parser) concurrency(s *section, svc *volant.Service) {
 	v := s.get("concurrency")

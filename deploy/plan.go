@@ -176,7 +176,7 @@ func (p *planner) failed(m Machine) string {
 	case m.Ready:
 		return ""
 	case m.State == volant.StateFailed || m.Failures >= 3:
-		return fmt.Sprintf("did not come to serve, %d times running: %s", max(1, m.Failures), cmp.Or(m.Reason, "its host gives no reason"))
+		return fmt.Sprintf("did not come to serve %d times in a row: %s", max(1, m.Failures), cmp.Or(m.Reason, "its host gives no reason"))
 	case m.Ended != "" && m.State == volant.StateStopped:
 		return "does not serve: " + m.Ended
 	case p.o.Now.Sub(m.Created) >= p.run.WaitTimeout:

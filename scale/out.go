@@ -226,7 +226,7 @@ func (p *planner) explain(why reason) {
 		p.hold("broken", "%s; its machines run and accept no connection: look at their logs, and at the port they listen on", why.text)
 	case p.trouble.broken && !p.mayBoot():
 		p.wakeAt(p.trouble.retry)
-		p.hold("broken", "%s; its machines failed to come to serve %d times running: one is tried again at %s",
+		p.hold("broken", "%s; its machines failed to come to serve %d times in a row: one is tried again at %s",
 			why.text, p.trouble.failures, p.trouble.retry.UTC().Format(time.RFC3339))
 	case why.demand && p.scale.NoWake:
 		p.hold("no_wake", "%s; auto_start is off", why.text)
