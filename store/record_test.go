@@ -261,7 +261,9 @@ func FuzzUpdate(f *testing.F) {
 	} {
 		f.Add([]byte(seed), "name", uint8(3))
 	}
+	f.Add([]byte(`{"kind":"machine","schema":1,"app":"a","id":"m"}`), "\x80", uint8(20))
 	f.Fuzz(func(t *testing.T, value []byte, name string, what uint8) {
+		name = strings.ToValidUTF8(name, "?") // JSON has no other texts; what comes over the API is valid
 		s := storetest.New()
 		s.Corrupt(key, value)
 		change := func(m *volant.Machine) {
