@@ -256,7 +256,7 @@ func (w *limitWatch) run(ctx context.Context, p *proxy.Client, app volant.AppID,
 			}
 		}
 		if pause(ctx, 5*time.Millisecond) != nil {
-			break
+			return nil //nolint:nilerr // asked to end
 		}
 	}
 	return nil

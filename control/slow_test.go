@@ -44,7 +44,10 @@ func TestABodyThatStopsArrivingEndsItsRequest(t *testing.T) {
 		} {
 			client, server := net.Pipe()
 			l <- server
-			fmt.Fprintf(client, "%s %s HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer %s\r\nContent-Length: 50\r\n\r\n{", c.method, c.path, p.Token())
+			_, err := fmt.Fprintf(client, "%s %s HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer %s\r\nContent-Length: 50\r\n\r\n{", c.method, c.path, p.Token())
+			if err != nil {
+				t.Fatalf("%s: %v", c.path, err)
+			}
 			begun := time.Now()
 			res, err := http.ReadResponse(bufio.NewReader(client), nil)
 			if err != nil {
@@ -56,7 +59,8 @@ func TestABodyThatStopsArrivingEndsItsRequest(t *testing.T) {
 			if took := time.Since(begun); took > c.within {
 				t.Errorf("%s: %s after %v, want an answer within %v", c.path, res.Status, took, c.within)
 			}
-			client.Close() //nolint:errcheck // the test is over with it
+			res.Body.Close()
+			client.Close()
 		}
 		close(l)
 		cancel()

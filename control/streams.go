@@ -84,7 +84,7 @@ func (s *Server) exec(w http.ResponseWriter, c *call) error {
 	e.Stdout, e.Stderr = &out, &errs
 	exit, err := s.Machines.Exec(ctx, volant.MachineID(m.ID), e)
 	if err != nil {
-		return execError(c, ctx, err, timeout)
+		return execError(ctx, c, err, timeout)
 	}
 	reply(w, http.StatusOK, api.ExecResult{
 		ExitCode: exit.Code, ExitSignal: exit.Signal, Stdout: out.String(), Stderr: errs.String(), Truncated: out.cut || errs.cut,
@@ -107,7 +107,7 @@ func (s *Server) execStream(ctx context.Context, w http.ResponseWriter, c *call,
 	e.Stderr = writer(func(p []byte) error { return send(api.ExecFrame{Stderr: p}) })
 	exit, err := s.Machines.Exec(ctx, volant.MachineID(m.ID), e)
 	if err != nil {
-		err = execError(c, ctx, err, timeout)
+		err = execError(ctx, c, err, timeout)
 		mu.Lock()
 		begun := out != nil
 		mu.Unlock()
@@ -120,7 +120,7 @@ func (s *Server) execStream(ctx context.Context, w http.ResponseWriter, c *call,
 }
 
 // execError tells the end of the command's time from other ends.
-func execError(c *call, ctx context.Context, err error, timeout time.Duration) error {
+func execError(ctx context.Context, c *call, err error, timeout time.Duration) error {
 	if errors.Is(err, context.DeadlineExceeded) && ctx.Err() != nil && c.ctx().Err() == nil {
 		return volant.Errorf(volant.ErrUnavailable, "the command was killed after %s", timeout).WithRemedy("give it more time with timeout (`--timeout`, in seconds)")
 	}

@@ -91,7 +91,8 @@ func (m *machine) boot(ctx context.Context, step Step) error {
 	m.laps = laps{last: begun}
 	w := m.wish()
 	if err := m.h.admit(ctx, m, w); err != nil {
-		return m.refused(err)
+		m.refused(err)
+		return nil
 	}
 	m.laps.lap("admit")
 	r := m.record()
@@ -162,7 +163,7 @@ func (r *record) begin(md mode, w *volant.Machine, rule string) {
 }
 
 // refused is called when there is no room. A connection's wake fails; what must be on is tried again.
-func (m *machine) refused(err error) error {
+func (m *machine) refused(err error) {
 	w := m.wish()
 	m.because(why.Wake, "no_capacity", fmt.Sprintf("not woken: %v", err))
 	m.mu.Lock()
@@ -174,7 +175,6 @@ func (m *machine) refused(err error) error {
 	m.mu.Unlock()
 	m.publish()
 	m.resolve(err)
-	return nil
 }
 
 // fellBack notes why a boot is done in a slower way.

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -183,8 +184,7 @@ func (l *logbook) read(ctx context.Context, tail int, follow bool, fn func(LogLi
 func (l *logbook) lastWords() string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	for i := len(l.recent) - 1; i >= 0; i-- {
-		line := l.recent[i]
+	for _, line := range slices.Backward(l.recent) {
 		text := strings.TrimSpace(line.Text)
 		if line.Boot == l.last.Boot && line.Source != "init" && text != "" {
 			return strings.ToValidUTF8(text[:min(len(text), 200)], "")

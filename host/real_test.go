@@ -252,7 +252,9 @@ func TestRealMachine(t *testing.T) {
 		m.Config.Services[0].InternalPort = 8080
 	})
 	id := idOf(m)
-	r.SetWishes([]volant.Machine{m})
+	if err := r.SetWishes([]volant.Machine{m}); err != nil {
+		t.Fatal(err)
+	}
 	v := r.wakeAndGet(id)
 	if !v.Cold {
 		t.Error("the first start was no boot")
@@ -317,7 +319,9 @@ func TestRealMachine(t *testing.T) {
 	if got := exec("sh", "-c", "ls /kept 2>/dev/null || echo gone"); got != "gone" {
 		t.Errorf("after a stop the disk holds %q", got)
 	}
-	r.SetWishes([]volant.Machine{changed(m, func(m *volant.Machine) { m.Run = volant.RunDestroyed })})
+	if err := r.SetWishes([]volant.Machine{changed(m, func(m *volant.Machine) { m.Run = volant.RunDestroyed })}); err != nil {
+		t.Fatal(err)
+	}
 	r.state(id, volant.StateDestroyed)
 	r.stop()
 	for _, w := range r.whys {

@@ -137,6 +137,14 @@ func (r *rig) stop() {
 	r.cancel = nil
 }
 
+// SetWishes is the host's; one that it cannot take on record fails the test.
+func (r *rig) SetWishes(ms []volant.Machine) {
+	r.t.Helper()
+	if err := r.Host.SetWishes(ms); err != nil {
+		r.t.Error(err)
+	}
+}
+
 func (r *rig) publish(v volant.Have) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
