@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bufio"
 	"context"
 	"fmt"
 	"io/fs"
@@ -13,66 +12,87 @@ import (
 	"time"
 
 	"github.com/volant-edge/volant/api"
+	"github.com/volant-edge/volant/bench/stat"
 	"github.com/volant-edge/volant/volanttest/live"
 )
 
-// suspended measures what sleeping machines cost: several, since MemAvailable is coarse.
+// costMachines are several, and costRounds too, since MemAvailable is coarse and others work on the machine.
+const (
+	costMachines = 6
+	costRounds   = 5
+)
+
+// suspended measures what sleeping machines cost.
 func suspended(ctx context.Context, b *bench) ([]Row, error) {
-	const n = 5
-	var before, awake, asleep memory
-	var processes int
-	var disk int64
+	var c cost
 	err := b.server(ctx, func(s *live.Server) error {
-		ip, err := s.Deploy(ctx, "cost", b.archive("nginx"), config("cost", 80,
-			"[services.concurrency]\ntype = \"connections\"\nsoft_limit = 1\nhard_limit = 1", fmt.Sprintf("min = 0\nmax = %d", n)))
+		ip, err := s.Deploy(ctx, "cost", b.archive("nginx"), config("cost", 80, concurrency(1, 1), fmt.Sprintf("min = 0\nmax = %d", costMachines)))
 		if err != nil {
 			return err
 		}
 		if err := templateReady(ctx, s); err != nil {
 			return err
 		}
-		if before, err = readMemory(s); err != nil {
-			return err
+		for range b.size(costRounds, 1) {
+			if err := c.round(ctx, s, net.JoinHostPort(ip, "80")); err != nil {
+				return err
+			}
 		}
-		if err := hold(ctx, s, net.JoinHostPort(ip, "80"), n); err != nil {
-			return err
-		}
-		if awake, err = readMemory(s); err != nil {
-			return err
-		}
-		if err := suspend(ctx, s, "cost"); err != nil {
-			return err
-		}
-		if err := pause(ctx, 500*time.Millisecond); err != nil { // the kernel frees what a process had a little later
-			return err
-		}
-		if asleep, err = readMemory(s); err != nil {
-			return err
-		}
-		ms, err := s.API.Machines(ctx, "cost")
-		if err != nil {
-			return err
-		}
-		for _, m := range ms {
-			processes += len(processesOf(s, m.ID))
-		}
-		disk, err = allocated(filepath.Join(s.Data, "host", "snapshots"))
+		c.disk, err = allocated(filepath.Join(s.Data, "host", "snapshots"))
 		return err
 	})
 	if err != nil {
 		return nil, err
 	}
-	used := float64(before.available - awake.available)
-	left := float64(before.available - asleep.available)
+	const mb = costMachines << 20
 	return []Row{
-		Row{Name: "suspended_processes", Value: float64(processes), Unit: "processes", Note: fmt.Sprintf("that bear one of %d suspended machines", n)}.exactly(0),
 		Row{
-			Name: "suspended_memory", Value: max(left, 0) / n / (1 << 20), Unit: "MB a machine", Peer: "the same awake",
-			PeerValue: used / n / (1 << 20), Spread: fmt.Sprintf("%d MB of shared memory awake, %d MB asleep", awake.shm>>20, asleep.shm>>20),
-			Note: "MemAvailable against before the first start",
-		}.atMost(8),
-		Row{Name: "suspended_disk", Value: float64(disk) / n / (1 << 20), Unit: "MB a machine"}.told(),
+			Name: "suspended_processes", Value: float64(c.processes), Unit: "processes",
+			Note: fmt.Sprintf("that bear one of %d suspended machines", costMachines),
+		}.exactly(0),
+		Row{
+			Name: "suspended_memory", Value: float64(c.left) / mb, Unit: "MB a machine", Peer: "the same awake", PeerValue: stat.Median(c.used) / mb,
+			Note: "shared memory and processes' own memory",
+		}.exactly(0),
+		Row{
+			Name: "suspended_memory_returned", Value: stat.Median(c.returned), Unit: "of it", Spread: stat.Spread(c.returned, "%.2f"),
+			Note: "by how much MemAvailable grows when they go to sleep",
+		}.atLeast(0.8),
+		Row{Name: "suspended_disk", Value: float64(c.disk) / mb, Unit: "MB a machine"}.told(),
 	}, nil
+}
+
+// cost is what was seen of machines awake and asleep.
+type cost struct {
+	processes      int
+	left           int64 // bytes
+	disk           int64
+	used, returned []float64
+}
+
+// round wakes all machines and puts them to sleep.
+func (c *cost) round(ctx context.Context, s *live.Server, addr string) error {
+	if err := hold(ctx, s, addr, costMachines); err != nil {
+		return err
+	}
+	awake, err := readMemory(ctx, s)
+	if err != nil {
+		return err
+	}
+	if err := suspend(ctx, s, "cost"); err != nil {
+		return err
+	}
+	if err := pause(ctx, 500*time.Millisecond); err != nil { // the kernel frees what a process had a little later
+		return err
+	}
+	asleep, err := readMemory(ctx, s)
+	if err != nil {
+		return err
+	}
+	c.processes, c.left = max(c.processes, asleep.processes), max(c.left, asleep.used)
+	c.used = append(c.used, float64(awake.used))
+	c.returned = append(c.returned, float64(asleep.available-awake.available)/float64(awake.used-asleep.used))
+	return nil
 }
 
 // hold opens n connections at once, so that n machines are awake, and closes them.
@@ -101,26 +121,54 @@ func hold(ctx context.Context, s *live.Server, addr string, n int) error {
 	})
 }
 
-// memory is what the system has, in bytes.
-type memory struct{ available, shm int64 }
+// memory is what the system has and what machines use, in bytes.
+type memory struct {
+	available, used int64
+	processes       int
+}
 
-func readMemory(s *live.Server) (m memory, err error) {
-	f, err := os.Open("/proc/meminfo")
+func readMemory(ctx context.Context, s *live.Server) (m memory, err error) {
+	if m.available, err = kilobytes("/proc/meminfo", "MemAvailable:"); err != nil {
+		return m, err
+	}
+	if m.used, err = allocated("/dev/shm/volant-" + s.Node()); err != nil {
+		return m, err
+	}
+	ms, err := s.API.Machines(ctx, "cost")
 	if err != nil {
 		return m, err
 	}
-	defer f.Close() //nolint:errcheck // only read
-	in := bufio.NewScanner(f)
-	for in.Scan() {
-		if rest, ok := strings.CutPrefix(in.Text(), "MemAvailable:"); ok {
-			if _, err := fmt.Sscan(rest, &m.available); err != nil {
+	for _, x := range ms {
+		for _, p := range processesOf(s, x.ID) {
+			var pid int
+			if _, err := fmt.Sscanf(p, "process %d", &pid); err != nil {
+				return m, fmt.Errorf("%q: %w", p, err)
+			}
+			own, err := kilobytes(fmt.Sprintf("/proc/%d/smaps_rollup", pid), "Pss_Anon:")
+			if err != nil {
 				return m, err
 			}
-			m.available <<= 10
+			m.used += own
+			m.processes++
 		}
 	}
-	m.shm, err = allocated("/dev/shm/volant-" + s.Node())
-	return m, err
+	return m, nil
+}
+
+// kilobytes is the value of a line of a file of the kernel's, in bytes.
+func kilobytes(file, key string) (int64, error) {
+	b, err := os.ReadFile(file)
+	if err != nil {
+		return 0, err
+	}
+	for line := range strings.Lines(string(b)) {
+		if rest, ok := strings.CutPrefix(line, key); ok {
+			var n int64
+			_, err := fmt.Sscan(rest, &n)
+			return n << 10, err
+		}
+	}
+	return 0, fmt.Errorf("%s has no line %s", file, key)
 }
 
 // allocated is what the files below a directory take.

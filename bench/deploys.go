@@ -72,8 +72,8 @@ func deploys(ctx context.Context, b *bench) ([]Row, error) {
 
 func newDeployer(ctx context.Context, b *bench, s *live.Server) (*deployer, error) {
 	d := &deployer{s: s, serving: ""}
-	// nginx listens on another port than the service says: a release of it never serves.
-	if _, err := s.Deploy(ctx, "wrong", b.archive("nginx"), config("wrong", 80, "", "min = 0")); err != nil {
+	// redis listens on another port than the service says: a release of it never serves.
+	if _, err := s.Deploy(ctx, "wrong", b.archive("redis"), config("wrong", 6379, "", "min = 0")); err != nil {
 		return nil, err
 	}
 	ip, err := s.Deploy(ctx, "deploys", b.archive("testserver"), config("deploys", guestPort, concurrency(20, 25), "min = 0\nidle_timeout = \"10s\""))

@@ -118,7 +118,7 @@ func measures() []measure {
 		{[]string{"first_start_template", "first_start_template_ratio"}, 10 * time.Minute, firstTemplate},
 		{[]string{"first_start_cold", "first_start_cold_ratio"}, 15 * time.Minute, firstCold},
 		{[]string{"wake_p50", "wake_p99", "wake_ratio"}, 15 * time.Minute, wakes},
-		{[]string{"suspended_processes", "suspended_memory", "suspended_disk"}, 5 * time.Minute, suspended},
+		{[]string{"suspended_processes", "suspended_memory", "suspended_memory_returned", "suspended_disk"}, 5 * time.Minute, suspended},
 		{[]string{"limit_over_guest", "limit_over_kernel", "limit_unaccounted", "limit_waiting_beside_free_slot"}, 10 * time.Minute, limits},
 		{[]string{"scaling_closed_by_us", "scaling_refused", "scaling_outs", "scaling_ins"}, 12 * time.Minute, scaling},
 		{[]string{"deploys_closed_by_us", "deploys_refused", "deploys_wrong_release_served"}, 15 * time.Minute, deploys},
