@@ -67,7 +67,7 @@ func plainRows(out []byte, rounds int) ([]Row, error) {
 			r = r.told()
 		}
 		rows = append(rows, r, Row{
-			Name: what + "_cpu", Value: p.CPU, Unit: "CPU s/" + p.Unit, Peer: p.Peer, PeerValue: p.PeerCPU,
+			Name: what + "_cpu", Value: p.CPU, Unit: "CPU s per " + strings.TrimSuffix(p.Unit, "/s"), Peer: p.Peer, PeerValue: p.PeerCPU,
 		}.told())
 	}
 	return rows, nil
