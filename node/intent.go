@@ -59,7 +59,7 @@ func openIntent(ctx context.Context, dir *datadir.Dir, log *slog.Logger) (*inten
 	switch {
 	case err == nil:
 	case damaged || floor.IsZero():
-		return nil, fmt.Errorf("neither the store nor its copy can be opened: %w", err)
+		return nil, unusable(err)
 	default:
 		log.Error("the store is down: serving from this node's copy", "err", err)
 		in.down = true
@@ -72,6 +72,17 @@ func openIntent(ctx context.Context, dir *datadir.Dir, log *slog.Logger) (*inten
 		log.Warn("the copy of the intent was damaged and made anew from the store")
 	}
 	return in, nil
+}
+
+// unusable says that there is nothing to start from.
+func unusable(err error) error {
+	text := err.Error()
+	var known *volant.Error
+	if errors.As(err, &known) {
+		text = known.Text // its remedy counts on the copy
+	}
+	return volant.Errorf(volant.ErrUnavailable, "neither the store nor its copy can be opened: %s", text).
+		WithRemedy("run volant control restore --from FILE with the copy of another node or of a backup, which is its intent/copy.db")
 }
 
 func (in *intent) run(ctx context.Context) error {

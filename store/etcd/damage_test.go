@@ -94,11 +94,12 @@ func TestDirectoryTakenAway(t *testing.T) {
 	if err := os.Rename(dir, dir+".away"); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := s.Commit(t.Context(), store.Op{Key: "b"}); !errors.Is(err, volant.ErrUnavailable) {
+	const remedy = "volant control restore"
+	if _, err := s.Commit(t.Context(), store.Op{Key: "b"}); !errors.Is(err, volant.ErrUnavailable) || !strings.Contains(err.Error(), remedy) {
 		t.Errorf("commit into a directory that is gone: %v", err)
 	}
 	within(t, "down", func() bool { return s.Down() != nil })
-	if _, err := s.Get(t.Context(), "a"); !errors.Is(err, volant.ErrUnavailable) {
+	if _, err := s.Get(t.Context(), "a"); !errors.Is(err, volant.ErrUnavailable) || !strings.Contains(err.Error(), remedy) {
 		t.Errorf("get: %v", err)
 	}
 	if _, err := os.Stat(dir); !errors.Is(err, fs.ErrNotExist) {

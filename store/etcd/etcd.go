@@ -196,9 +196,19 @@ func (s *Store) at() (*member, uint64, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.member == nil {
-		return nil, 0, volant.Errorf(volant.ErrUnavailable, "the store is down: %v", s.down)
+		return nil, 0, downBecause(s.down)
 	}
 	return s.member, s.epoch, nil
+}
+
+// downBecause is the answer of a store that is down, with what to do.
+func downBecause(err error) error {
+	text, remedy := err.Error(), "it is tried again by itself; where its directory is lost, stop volant server and run volant control restore"
+	var known *volant.Error
+	if errors.As(err, &known) && known.Remedy != "" {
+		text, remedy = known.Text, known.Remedy
+	}
+	return volant.Errorf(volant.ErrUnavailable, "the store is down: %s", text).WithRemedy("%s", remedy)
 }
 
 func (s *Store) saw(rev store.Revision) {
@@ -220,7 +230,7 @@ func (s *Store) do(ctx context.Context, fn func(context.Context, *clientv3.Clien
 	}
 	ctx, cancel := context.WithTimeout(ctx, callTime)
 	defer cancel()
-	return inWords(m.call(ctx, func(c *clientv3.Client) error { return fn(ctx, c) }))
+	return m.inWords(m.call(ctx, func(c *clientv3.Client) error { return fn(ctx, c) }))
 }
 
 // inWords gives an error of etcd the kind that callers act on.
@@ -239,6 +249,14 @@ func inWords(err error) error {
 	default:
 		return volant.Errorf(volant.ErrUnavailable, "store: %v", err)
 	}
+}
+
+// inWords is for the error of a call to a member, which may have broken meanwhile.
+func (m *member) inWords(err error) error {
+	if broke := m.err(); broke != nil && errors.Is(err, broke) {
+		return downBecause(broke)
+	}
+	return inWords(err)
 }
 
 // Get implements store.Reader.
@@ -416,7 +434,7 @@ func (s *Store) Watch(ctx context.Context, prefix string, after store.Revision, 
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-m.broken:
-			return inWords(m.why)
+			return downBecause(m.why)
 		case res, ok := <-ch:
 			if ctx.Err() != nil {
 				return ctx.Err()
