@@ -18,6 +18,7 @@
 //	echo SEED     sends back what it receives, which must be Pattern(SEED): at the first wrong byte
 //	              it closes. When the other side ends its half, it ends its own
 //	send SEED N   sends N bytes of Pattern(SEED) and closes
+//	dial ADDRESS  answers "dial connected" if a TCP connection comes about within 2 s, else "dial" and why not
 //	exit N        ends the process
 //	oom           takes memory until the kernel objects
 //
@@ -43,6 +44,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 )
 
 // maxLine bounds a command.
@@ -228,6 +230,8 @@ func (s *Server) command(args []string, peer net.Addr) string {
 			return "error " + err.Error()
 		}
 		return "log"
+	case "dial":
+		return "dial " + reach(strings.Join(args[1:], " "))
 	case "exit":
 		exit := s.Exit
 		if exit == nil {
@@ -241,6 +245,18 @@ func (s *Server) command(args []string, peer net.Addr) string {
 	default:
 		return fmt.Sprintf("error unknown command %q", args[0])
 	}
+}
+
+// reach says whether an address accepts connections from here.
+func reach(addr string) string {
+	c, err := net.DialTimeout("tcp", addr, 2*time.Second)
+	if err != nil {
+		return strings.ReplaceAll(err.Error(), "\n", " ")
+	}
+	if err := c.Close(); err != nil {
+		return err.Error()
+	}
+	return "connected"
 }
 
 // takeMemory takes and touches memory without an end.
