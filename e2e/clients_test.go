@@ -15,7 +15,8 @@ import (
 
 // Any stock client wakes a machine with its default timeouts: from nothing, from a suspend, from a stop.
 func TestStockClientsWakeMachines(t *testing.T) {
-	s := start(t)
+	t.Parallel()
+	s := common(t)
 	key := filepath.Join(t.TempDir(), "key")
 	if err := os.WriteFile(key, debimage.ClientKeyFile(), 0o600); err != nil {
 		t.Fatal(err)

@@ -2,12 +2,14 @@ package e2e_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -61,6 +63,40 @@ func start(t testing.TB, change ...func(*live.Options)) *live.Server {
 		t.Fatal(err)
 	}
 	return s
+}
+
+// common is a server that the tests share which leave it as it was, each with apps of its own.
+func common(t testing.TB) *live.Server {
+	t.Helper()
+	need.Machine(t)
+	shared.once.Do(func() {
+		o := live.Options{Bin: built(t, "volant"), Kernel: filepath.Dir(built(t, "kernel", "kernel.json"))}
+		shared.server, shared.err = live.Start(context.Background(), o)
+	})
+	if shared.err != nil {
+		t.Fatal(shared.err)
+	}
+	return shared.server
+}
+
+var shared struct {
+	once   sync.Once
+	server *live.Server
+	err    error
+}
+
+func TestMain(m *testing.M) {
+	code := m.Run()
+	if s := shared.server; s != nil {
+		if code != 0 {
+			fmt.Fprintln(os.Stderr, s.WithLog(errors.New("a test on the common server failed")))
+		}
+		if err := s.Close(); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			code = 1
+		}
+	}
+	os.Exit(code)
 }
 
 // config is a volant.toml of one TCP service, internal and external port alike, and a [scale] section.

@@ -25,6 +25,7 @@ func sound(t testing.TB, s *live.Server) {
 
 // Nothing is too much and nothing is missing at any step of an app's life, and nothing is left after it.
 func TestWhatIsThereFitsTheRecords(t *testing.T) {
+	t.Parallel()
 	s := start(t)
 	sound(t, s)
 	addr := deploy(t, s, "app", "testserver", 8080, "min = 0\nmax = 3\nidle_timeout = \"1s\"\nkeep = \"1s\"")

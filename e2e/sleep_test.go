@@ -15,14 +15,15 @@ import (
 // Sleep is real: no process bears the machine and its memory has come back; after the wake a counter in
 // its RAM, an open file and a connection inside the guest go on.
 func TestSleepKeepsEverythingAndCostsNothing(t *testing.T) {
-	s := start(t)
-	addr := deploy(t, s, "app", "testserver", 8080, `min = 0`)
+	t.Parallel()
+	s := common(t)
+	addr := deploy(t, s, "sleeps", "testserver", 8080, `min = 0`)
 	for i := 1; i <= 3; i++ {
 		if got := ask(t, addr, "ram-counter"); got != fmt.Sprint(i) {
 			t.Fatalf("ram-counter is %s, want %d", got, i)
 		}
 	}
-	id := machines(t, s, "app")[0].ID
+	id := machines(t, s, "sleeps")[0].ID
 	if got := ask(t, addr, "inner"); got != "1" {
 		t.Fatalf("a connection and an open file inside the guest: %s, want 1", got)
 	}
@@ -30,7 +31,7 @@ func TestSleepKeepsEverythingAndCostsNothing(t *testing.T) {
 		t.Fatalf("%d processes bear the awake machine, want 1: %v", n, vmm(s, id))
 	}
 	for round := range 2 {
-		sleep(t, s, "app", "suspend")
+		sleep(t, s, "sleeps", "suspend")
 		if left := vmm(s, id); len(left) != 0 {
 			t.Errorf("processes bear the suspended machine: %v", left)
 		}
@@ -44,7 +45,7 @@ func TestSleepKeepsEverythingAndCostsNothing(t *testing.T) {
 			t.Errorf("after wake %d the connection and the open file inside the guest: %s, want %d", round+1, got, 2+round)
 		}
 	}
-	sleep(t, s, "app", "stop")
+	sleep(t, s, "sleeps", "stop")
 	if got := ask(t, addr, "ram-counter"); got != "1" {
 		t.Errorf("after a stop ram-counter is %s, want 1: it booted anew", got)
 	}
@@ -64,15 +65,16 @@ func vmm(s *live.Server, id string) []string {
 // A snapshot that is missing, cut short, of another machine, or with a flipped byte in its state gives a cold
 // boot, a line in why, and no failed connection.
 func TestDamagedSnapshotsBootCold(t *testing.T) {
-	s := start(t)
-	addr := deploy(t, s, "app", "testserver", 8080, `min = 0`)
-	other := deploy(t, s, "other", "testserver", 8080, `min = 0`)
+	t.Parallel()
+	s := common(t)
+	addr := deploy(t, s, "damaged", "testserver", 8080, `min = 0`)
+	other := deploy(t, s, "damaged-other", "testserver", 8080, `min = 0`)
 	ask(t, other, "ram-counter")
-	sleep(t, s, "other", "suspend")
-	foreign := snapshotDir(t, s, machines(t, s, "other")[0].ID)
+	sleep(t, s, "damaged-other", "suspend")
+	foreign := snapshotDir(t, s, machines(t, s, "damaged-other")[0].ID)
 	ask(t, addr, "ram-counter")
-	id := machines(t, s, "app")[0].ID
-	sleep(t, s, "app", "suspend")
+	id := machines(t, s, "damaged")[0].ID
+	sleep(t, s, "damaged", "suspend")
 	old := filepath.Join(t.TempDir(), "old")
 	if err := replaceDir(old, snapshotDir(t, s, id)); err != nil {
 		t.Fatal(err)
@@ -92,7 +94,7 @@ func TestDamagedSnapshotsBootCold(t *testing.T) {
 		{"directory missing", os.RemoveAll},
 	} {
 		t.Run(d.name, func(t *testing.T) {
-			sleep(t, s, "app", "suspend")
+			sleep(t, s, "damaged", "suspend")
 			if err := d.damage(snapshotDir(t, s, id)); err != nil {
 				t.Fatal(err)
 			}
@@ -114,7 +116,7 @@ func TestDamagedSnapshotsBootCold(t *testing.T) {
 			}
 		})
 	}
-	if text := whyText(t, s, "app"); strings.Contains(text, "refusal") {
+	if text := whyText(t, s, "damaged"); strings.Contains(text, "refusal") {
 		t.Errorf("connections were refused:\n%s", text)
 	}
 }

@@ -265,7 +265,7 @@ func (a *audit) files() error {
 		switch {
 		case err != nil:
 			return nil //nolint:nilerr // it has just gone
-		case strings.HasPrefix(d.Name(), ".tmp-"), strings.Contains(d.Name(), "damaged"):
+		case strings.HasPrefix(d.Name(), ".tmp-"):
 			a.say("file %s", path)
 		}
 		return nil

@@ -139,6 +139,15 @@ func (s *Server) ready(ctx context.Context, exited <-chan struct{}) error {
 	}
 }
 
+// APIAddr is where the server's API listens.
+func (s *Server) APIAddr() (netip.AddrPort, error) {
+	b, err := os.ReadFile(filepath.Join(s.Data, "api.addr"))
+	if err != nil {
+		return netip.AddrPort{}, err
+	}
+	return netip.ParseAddrPort(strings.TrimSpace(string(b)))
+}
+
 // PID is the server's process ID, or 0 when it does not run.
 func (s *Server) PID() int {
 	s.mu.Lock()
