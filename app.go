@@ -8,6 +8,10 @@ type App struct {
 	Name    string `json:"name"`
 	Release uint64 `json:"release"` // version of the current release; 0 before the first deploy
 	Scale   Scale  `json:"scale"`
+	// GroupScale is the scale of process groups other than the default one.
+	GroupScale map[string]Scale `json:"group_scale,omitempty"`
+	// Network separates apps of one organization: none reaches those of another network. The default is empty.
+	Network string `json:"network,omitempty"`
 	// PrimaryRegion is where machines go that no client's region asks for; the first node's if empty.
 	PrimaryRegion Region `json:"primary_region,omitempty"`
 }
@@ -144,6 +148,48 @@ type Release struct {
 	Reason  string        `json:"reason,omitempty"` // why it failed, for a person
 	// WaitTimeout bounds how long one new machine may take to be healthy; 5m if zero.
 	WaitTimeout Duration `json:"wait_timeout,omitempty"`
+
+	// Others are the process groups beside the default one, which Config is the template of.
+	Others   []Group `json:"others,omitempty"`
+	Strategy string  `json:"strategy,omitempty"` // rolling (default), canary, bluegreen, immediate
+	// MaxUnavailable bounds how many machines are replaced at once: 1 and more is a count, below it a
+	// fraction; 0.33 if zero.
+	MaxUnavailable float64         `json:"max_unavailable,omitempty"`
+	Command        *ReleaseCommand `json:"release_command,omitempty"`
+}
+
+// Group is a process group of a release.
+type Group struct {
+	Name   string        `json:"name"`
+	Config MachineConfig `json:"config"`
+}
+
+// Groups are all process groups of the release, the default one first.
+func (r *Release) Groups() []Group {
+	return append([]Group{{Name: r.Config.Group(), Config: r.Config}}, r.Others...)
+}
+
+// ReleaseCommand runs once in a machine of its own before any machine changes. If it fails, so does the release.
+type ReleaseCommand struct {
+	Cmd     []string `json:"cmd"` // replaces the image's CMD; its ENTRYPOINT is kept
+	Guest   Guest    `json:"guest,omitzero"`
+	Timeout Duration `json:"timeout,omitempty"` // 5m
+}
+
+// The strategies of a release.
+const (
+	StrategyRolling   = "rolling"
+	StrategyCanary    = "canary"
+	StrategyBlueGreen = "bluegreen"
+	StrategyImmediate = "immediate"
+)
+
+// ScaleOf is the scale of one process group; def is the name of the default group.
+func (a *App) ScaleOf(group, def string) Scale {
+	if group == def {
+		return a.Scale
+	}
+	return a.GroupScale[group]
 }
 
 // ReleaseStatus tells how far a release has come.

@@ -38,15 +38,61 @@ func (m *Machine) Managed() bool { return m.Config.Metadata[MetadataManaged] == 
 
 // MachineConfig has the shape of the Machines API's config object.
 type MachineConfig struct {
-	Image       string            `json:"image"`
-	Env         map[string]string `json:"env,omitempty"`
-	Init        Init              `json:"init,omitzero"`
-	Guest       Guest             `json:"guest,omitzero"`
-	Metadata    map[string]string `json:"metadata,omitempty"`
-	Services    []Service         `json:"services,omitempty"`
-	Restart     Restart           `json:"restart,omitzero"`
-	StopConfig  StopConfig        `json:"stop_config,omitzero"`
-	AutoDestroy bool              `json:"auto_destroy,omitempty"`
+	Image       string                  `json:"image"`
+	Env         map[string]string       `json:"env,omitempty"`
+	Init        Init                    `json:"init,omitzero"`
+	Guest       Guest                   `json:"guest,omitzero"`
+	Metadata    map[string]string       `json:"metadata,omitempty"`
+	Services    []Service               `json:"services,omitempty"`
+	Checks      map[string]MachineCheck `json:"checks,omitempty"` // of the machine as a whole, by name
+	Files       []File                  `json:"files,omitempty"`
+	Metrics     *Metrics                `json:"metrics,omitempty"`
+	Restart     Restart                 `json:"restart,omitzero"`
+	StopConfig  StopConfig              `json:"stop_config,omitzero"`
+	AutoDestroy bool                    `json:"auto_destroy,omitempty"` // destroyed when its main process has ended for good
+	Schedule    string                  `json:"schedule,omitempty"`     // hourly, daily, weekly, monthly
+}
+
+// Metadata keys that Fly's clients write and read.
+const (
+	// MetadataGroup names the process group of a machine; without one it is of GroupApp.
+	MetadataGroup          = "fly_process_group"
+	MetadataReleaseID      = "fly_release_id"
+	MetadataReleaseVersion = "fly_release_version"
+)
+
+// GroupApp is the process group of an app that names none.
+const GroupApp = "app"
+
+// Group is the process group the machine belongs to.
+func (c *MachineConfig) Group() string {
+	if g := c.Metadata[MetadataGroup]; g != "" {
+		return g
+	}
+	return GroupApp
+}
+
+// File is written into the guest before its main process starts. Exactly one of RawValue and SecretName is set.
+type File struct {
+	GuestPath  string `json:"guest_path"`            // absolute
+	RawValue   string `json:"raw_value,omitempty"`   // base64
+	SecretName string `json:"secret_name,omitempty"` // a secret whose value is base64
+	Mode       uint32 `json:"mode,omitempty"`        // permission bits; 0644
+}
+
+// Metrics is where the app serves its own metrics in Prometheus' text form.
+type Metrics struct {
+	Port  int    `json:"port"`
+	Path  string `json:"path"`
+	HTTPS bool   `json:"https,omitempty"`
+}
+
+// MachineCheck probes an awake machine as a ServiceCheck does.
+type MachineCheck struct {
+	ServiceCheck
+	// Kind says what a failing one does: informational (default), nothing; readiness, it takes the machine
+	// out of routing.
+	Kind string `json:"kind,omitempty"`
 }
 
 // Init overrides what the image says to run.

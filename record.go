@@ -16,6 +16,9 @@ const (
 	KindNode    Kind = "node"
 	KindImage   Kind = "image"
 	KindAppName Kind = "appname"
+	KindSecrets Kind = "secrets"
+	KindCert    Kind = "certificate"
+	KindLease   Kind = "lease"
 )
 
 // SchemaMajor is the newest major version of records this binary reads. A reader refuses newer
@@ -81,7 +84,7 @@ type Address struct {
 	Meta
 	Owner   AppID  `json:"owner"`
 	IP      string `json:"ip"`
-	Type    string `json:"type"` // v4, v6
+	Type    string `json:"type"` // v4, v6, shared_v4, private_v6
 	Service string `json:"service_name,omitempty"`
 }
 
@@ -91,4 +94,45 @@ type Node struct {
 	Name   string   `json:"name"`
 	Region Region   `json:"region"`
 	Roles  []string `json:"roles"` // edge, host, control
+}
+
+// Secrets are all secrets of an app. Its ID is SecretsID. Values are sealed with the servers' key.
+type Secrets struct {
+	Meta
+	Version uint64            `json:"version"` // grows with each change
+	Values  map[string]Secret `json:"values"`  // by name
+}
+
+// SecretsID is the ID of the one Secrets record of an app.
+const SecretsID = "all"
+
+// Secret is one secret: what may be shown of it, and its sealed value.
+type Secret struct {
+	Digest  string    `json:"digest"` // of the value; equal values of different apps have different ones
+	Sealed  []byte    `json:"sealed"`
+	Version uint64    `json:"version"` // of Secrets, at its last change
+	Created time.Time `json:"created_at"`
+	Updated time.Time `json:"updated_at"`
+}
+
+// Certificate is a host name that an app serves, and the certificate for it if there is one. Its ID is the
+// host name, so that no two apps serve one; it belongs to no app by its key.
+type Certificate struct {
+	Meta
+	Owner    AppID  `json:"owner"`
+	Hostname string `json:"hostname"`        // lower case; may begin with "*."
+	Source   string `json:"source"`          // custom, local (by the development CA), none
+	Chain    []byte `json:"chain,omitempty"` // PEM, leaf first
+	Sealed   []byte `json:"sealed_key,omitempty"`
+}
+
+// Lease is a machine lease of the API: it holds off changes of the config, stop and destruction by others,
+// never a wake. Its ID is the machine's.
+type Lease struct {
+	Meta
+	Nonce       string    `json:"nonce"`
+	Owner       string    `json:"owner"` // name of the token
+	Description string    `json:"description,omitempty"`
+	Expires     time.Time `json:"expires_at"`
+	Version     string    `json:"version"` // ULID
 }

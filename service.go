@@ -9,7 +9,31 @@ type Service struct {
 	Ports        []Port         `json:"ports"`
 	Concurrency  *Concurrency   `json:"concurrency,omitempty"`
 	Checks       []ServiceCheck `json:"checks,omitempty"`
-	WakeOn       string         `json:"wake_on,omitempty"` // connect (default without handlers), data
+	WakeOn       string         `json:"wake_on,omitempty"` // connect (default without handlers), data (default with tls or http)
+
+	// Fly's keys of starting and stopping. A release turns them into its app's Scale.
+	Autostop   *Autostop `json:"autostop,omitempty"`
+	Autostart  *bool     `json:"autostart,omitempty"`
+	MinRunning int       `json:"min_machines_running,omitempty"`
+}
+
+// Autostop is what becomes of idle machines: off, stop or suspend. It reads a bool too, as older clients
+// send it: false is off, true is stop.
+type Autostop string
+
+// UnmarshalJSON reads a word or a bool.
+func (a *Autostop) UnmarshalJSON(b []byte) error {
+	switch string(b) {
+	case "false", `"off"`:
+		*a = OnIdleOff
+	case "true", `"stop"`:
+		*a = OnIdleStop
+	case `"suspend"`:
+		*a = OnIdleSuspend
+	default:
+		return Invalidf("autostop is %s: use one of \"off\", \"stop\", \"suspend\"", b)
+	}
+	return nil
 }
 
 // Port is one external port, or a range of them.
@@ -18,6 +42,46 @@ type Port struct {
 	StartPort int      `json:"start_port,omitempty"`
 	EndPort   int      `json:"end_port,omitempty"`
 	Handlers  []string `json:"handlers,omitempty"` // none is raw TCP
+
+	ForceHTTPS        bool               `json:"force_https,omitempty"` // with http: 301 to https
+	HTTPOptions       *HTTPOptions       `json:"http_options,omitempty"`
+	TLSOptions        *TLSOptions        `json:"tls_options,omitempty"`
+	ProxyProtoOptions *ProxyProtoOptions `json:"proxy_proto_options,omitempty"`
+}
+
+// The handlers of a port. Their order in a config does not matter.
+const (
+	HandlerTLS        = "tls"         // terminate TLS, forward plain bytes
+	HandlerHTTP       = "http"        // speak HTTP
+	HandlerProxyProto = "proxy_proto" // tell the machine the client's address by the PROXY protocol
+	HandlerPGTLS      = "pg_tls"      // Postgres' request for TLS, then TLS
+)
+
+// HTTPOptions refine the handler http.
+type HTTPOptions struct {
+	Compress           *bool         `json:"compress,omitempty"`
+	H2Backend          bool          `json:"h2_backend,omitempty"`           // speak HTTP/2 without TLS to the machine
+	IdleTimeout        int           `json:"idle_timeout,omitempty"`         // seconds a client's connection may idle; 60
+	HeadersReadTimeout int           `json:"headers_read_timeout,omitempty"` // seconds; 10
+	Response           *HTTPResponse `json:"response,omitempty"`
+}
+
+// HTTPResponse says how answers are changed on their way.
+type HTTPResponse struct {
+	Headers  map[string]any `json:"headers,omitempty"`  // false removes, a string sets, a list sets several
+	Pristine bool           `json:"pristine,omitempty"` // add nothing of our own
+}
+
+// TLSOptions refine the handlers tls and pg_tls.
+type TLSOptions struct {
+	ALPN              []string `json:"alpn,omitempty"`     // h2 and http/1.1 with http, else none
+	Versions          []string `json:"versions,omitempty"` // TLSv1.2, TLSv1.3
+	DefaultSelfSigned *bool    `json:"default_self_signed,omitempty"`
+}
+
+// ProxyProtoOptions refine the handler proxy_proto.
+type ProxyProtoOptions struct {
+	Version string `json:"version,omitempty"` // v1 (default), v2
 }
 
 // Concurrency limits a machine's slots for one service.
@@ -65,11 +129,25 @@ func (p Port) Range() (first, last int) {
 
 // ServiceCheck probes an awake machine from its host. A failing one takes it out of routing.
 type ServiceCheck struct {
-	Type     string   `json:"type"`               // tcp (http comes later)
+	Type     string   `json:"type"`               // tcp, http
 	Port     int      `json:"port,omitempty"`     // internal port of the service if 0
 	Interval Duration `json:"interval,omitempty"` // 15s
 	Timeout  Duration `json:"timeout,omitempty"`  // 2s
 	Grace    Duration `json:"grace_period,omitempty"`
+
+	// Of http checks. Success is a status of 2xx; redirects are not followed.
+	Method        string        `json:"method,omitempty"`   // GET
+	Path          string        `json:"path,omitempty"`     // /
+	Protocol      string        `json:"protocol,omitempty"` // http (default), https
+	TLSSkipVerify bool          `json:"tls_skip_verify,omitempty"`
+	TLSServerName string        `json:"tls_server_name,omitempty"`
+	Headers       []CheckHeader `json:"headers,omitempty"`
+}
+
+// CheckHeader is a header of an http check's request.
+type CheckHeader struct {
+	Name   string   `json:"name"`
+	Values []string `json:"values"`
 }
 
 // Check says what is wrong with a service, or nil.
