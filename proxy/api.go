@@ -152,6 +152,8 @@ func (s *api) answer(ctx context.Context, f frame) (any, error) {
 			return nil, err
 		}
 		return s.p.Picture(ctx, id)
+	case opNumbers:
+		return s.p.Numbers(ctx)
 	case opQuery:
 		var q why.Query
 		if err := unmarshal(f.Body, &q); err != nil {

@@ -79,6 +79,12 @@ func (c *Client) Query(ctx context.Context, q why.Query) ([]why.Record, error) {
 	return rs, c.call(ctx, opQuery, q, &rs)
 }
 
+// Numbers is Proxy.Numbers.
+func (c *Client) Numbers(ctx context.Context) (Numbers, error) {
+	var n Numbers
+	return n, c.call(ctx, opNumbers, nil, &n)
+}
+
 // Picture is Proxy.Picture.
 func (c *Client) Picture(ctx context.Context, id volant.AppID) (Picture, error) {
 	var p Picture

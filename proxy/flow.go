@@ -343,6 +343,7 @@ func (f *flow) sweep() {
 		return
 	}
 	l := f.loop
+	f.moved(f.up.bytes, f.down.bytes)
 	if f.m != nil && !f.kept {
 		f.kept = true
 		if err := sysKeepAlive(f.m.fd); err != nil {

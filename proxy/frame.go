@@ -35,6 +35,7 @@ const (
 	opSlots    = "slots"
 	opQuery    = "query"
 	opPicture  = "picture"
+	opNumbers  = "numbers"
 	opWatch    = "watch"
 	opShutdown = "shutdown"
 

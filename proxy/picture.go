@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"slices"
-	"sync/atomic"
 
 	"github.com/volant-edge/volant"
 )
@@ -28,12 +27,6 @@ type PlacePicture struct {
 	Ready bool `json:"ready"`
 }
 
-// counts are what became of an app's connections.
-type counts struct {
-	served  atomic.Uint64
-	refused [len(ruleNames)]atomic.Uint64
-}
-
 // Picture is the app's picture now.
 func (p *Proxy) Picture(_ context.Context, id volant.AppID) (Picture, error) {
 	for _, a := range p.allApps() {
@@ -45,12 +38,7 @@ func (p *Proxy) Picture(_ context.Context, id volant.AppID) (Picture, error) {
 }
 
 func (a *app) picture() Picture {
-	pic := Picture{Refused: map[string]uint64{}, Served: a.counts.served.Load()}
-	for r := range a.counts.refused {
-		if n := a.counts.refused[r].Load(); n > 0 {
-			pic.Refused[rule(r).String()] = n //nolint:gosec // there are few rules
-		}
-	}
+	pic := Picture{Refused: a.counts.refusals(), Served: a.counts.served.Load()}
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	pic.Waiting = a.waiting

@@ -16,7 +16,8 @@ type session struct {
 	deadline time.Time // of the queue
 	tried    *place    // the last one that did not accept
 	attempt  int
-	leaving  rule // refuse as soon as the verdict that is on its way has come
+	counted  struct{ up, down int64 } // bytes
+	leaving  rule                     // refuse as soon as the verdict that is on its way has come
 }
 
 // driver does for a session what depends on the kind of its connections.
@@ -93,6 +94,7 @@ func (s *session) dialed(err error, held bool, now time.Time) {
 		s.state = stateRelaying
 		a.counts.served.Add(1)
 		s.road.placed(s.seat, now)
+		a.counts.connect.add(s.road.waited)
 		s.p.roads.put(&s.road)
 		s.drive.relay()
 		return
@@ -186,6 +188,16 @@ func (s *session) freed() { s.route.app.release(s.seat) }
 // ended tells how a relayed connection ended.
 func (s *session) ended(how end, up, down int64, now time.Time) {
 	s.state = stateOver
+	s.moved(up, down)
+	s.route.app.counts.ended.Add(1)
 	s.road.over(how, up, down, now)
 	s.p.roads.put(&s.road)
+}
+
+// moved tells how many bytes have gone each way so far.
+func (s *session) moved(up, down int64) {
+	c := &s.route.app.counts
+	c.bytesIn.Add(up - s.counted.up)
+	c.bytesOut.Add(down - s.counted.down)
+	s.counted.up, s.counted.down = up, down
 }
