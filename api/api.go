@@ -131,6 +131,31 @@ type StopMachine struct {
 	Timeout volant.Duration `json:"timeout,omitempty"`
 }
 
+// SignalMachine is the body of POST …/signal.
+type SignalMachine struct {
+	Signal any `json:"signal"` // a name such as SIGTERM or TERM, or its number on Linux
+}
+
+// Done answers a change that has nothing else to tell.
+type Done struct {
+	OK bool `json:"ok"`
+}
+
+// Acted answers what was asked of a machine's host.
+type Acted struct {
+	OK            bool   `json:"ok"`
+	PreviousState string `json:"previous_state"`
+	Migrated      bool   `json:"migrated"` // always false: machines do not move
+	NewHost       string `json:"new_host"` // always empty
+}
+
+// Waited answers GET …/wait.
+type Waited struct {
+	OK      bool   `json:"ok"`
+	State   string `json:"state"`
+	Version string `json:"version"`
+}
+
 // Exec is the body of POST …/exec.
 type Exec struct {
 	Command []string `json:"command,omitempty"`
@@ -260,6 +285,16 @@ type LogEntry struct {
 	Time    time.Time `json:"timestamp"`
 	Source  string    `json:"source"` // stdout, stderr, init
 	Message string    `json:"message"`
+}
+
+// IPList answers GET …/ip_assignments.
+type IPList struct {
+	IPs []IPAssignment `json:"ips"`
+}
+
+// Health answers GET /v1/health.
+type Health struct {
+	Status string `json:"status"` // ok
 }
 
 // IPAssignment is an address of an app.

@@ -162,13 +162,13 @@ func (s *Server) listAddresses(w http.ResponseWriter, c *call) error {
 	if err != nil {
 		return err
 	}
-	out := []api.IPAssignment{}
+	out := api.IPList{IPs: []api.IPAssignment{}}
 	for _, ad := range snap.Addresses(a.App) {
 		if !ad.Tombstone {
-			out = append(out, api.IPAssignment{IP: ad.IP, Region: "global", Service: ad.Service, CreatedAt: ad.Created})
+			out.IPs = append(out.IPs, api.IPAssignment{IP: ad.IP, Region: "global", Service: ad.Service, CreatedAt: ad.Created})
 		}
 	}
-	reply(w, http.StatusOK, map[string]any{"ips": out})
+	reply(w, http.StatusOK, out)
 	return nil
 }
 

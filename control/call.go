@@ -56,10 +56,11 @@ type handler func(w http.ResponseWriter, c *call) error
 func (s *Server) handle(need scope, h handler) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		c := &call{r: r, need: need}
-		who, err := s.authenticate(r)
-		if err == nil {
-			c.who = who
-			err = c.grant(who.org)
+		var err error
+		if need != scopeNone {
+			if c.who, err = s.authenticate(r); err == nil {
+				err = c.grant(c.who.org)
+			}
 		}
 		if err == nil {
 			err = h(w, c)

@@ -142,48 +142,13 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	s.mux.ServeHTTP(w, r)
 }
 
-// routes is the whole API, a line each.
+// routes puts the table of routes into the mux.
 func (s *Server) routes() {
-	s.mux.HandleFunc("GET /v1/health", func(w http.ResponseWriter, _ *http.Request) {
-		reply(w, http.StatusOK, map[string]string{"status": "ok"})
-	})
+	for _, r := range s.Routes() {
+		s.mux.HandleFunc(r.Method+" "+r.Path, s.handle(scope(r.Scope), r.handle))
+	}
 	s.mux.HandleFunc("/", s.handle(scopeRead, func(_ http.ResponseWriter, c *call) error {
 		return volant.Errorf(volant.ErrNotFound, "%s %s is not part of the API", c.r.Method, c.r.URL.Path).
 			WithRemedy("the API is under /v1; see the guide")
 	}))
-
-	s.mux.HandleFunc("GET /v1/apps", s.handle(scopeRead, s.listApps))
-	s.mux.HandleFunc("POST /v1/apps", s.handle(scopeDeploy, s.createApp))
-	s.mux.HandleFunc("GET /v1/apps/{app}", s.handle(scopeRead, s.getApp))
-	s.mux.HandleFunc("DELETE /v1/apps/{app}", s.handle(scopeDeploy, s.destroyApp))
-	s.mux.HandleFunc("GET /v1/apps/{app}/ip_assignments", s.handle(scopeRead, s.listAddresses))
-	s.mux.HandleFunc("GET /v1/apps/{app}/scale", s.handle(scopeRead, s.getScale))
-	s.mux.HandleFunc("PATCH /v1/apps/{app}/scale", s.handle(scopeDeploy, s.patchScale))
-	s.mux.HandleFunc("GET /v1/apps/{app}/logs", s.handle(scopeRead, s.logs))
-
-	s.mux.HandleFunc("GET /v1/apps/{app}/releases", s.handle(scopeRead, s.listReleases))
-	s.mux.HandleFunc("POST /v1/apps/{app}/releases", s.handle(scopeDeploy, s.createRelease))
-	s.mux.HandleFunc("GET /v1/apps/{app}/releases/{version}", s.handle(scopeRead, s.getRelease))
-
-	s.mux.HandleFunc("GET /v1/apps/{app}/machines", s.handle(scopeRead, s.listMachines))
-	s.mux.HandleFunc("POST /v1/apps/{app}/machines", s.handle(scopeDeploy, s.createMachine))
-	s.mux.HandleFunc("GET /v1/apps/{app}/machines/{id}", s.handle(scopeRead, s.getMachine))
-	s.mux.HandleFunc("DELETE /v1/apps/{app}/machines/{id}", s.handle(scopeDeploy, s.destroyMachine))
-	s.mux.HandleFunc("GET /v1/apps/{app}/machines/{id}/wait", s.handle(scopeRead, s.waitMachine))
-	s.mux.HandleFunc("GET /v1/apps/{app}/machines/{id}/events", s.handle(scopeRead, s.machineEvents))
-	s.mux.HandleFunc("POST /v1/apps/{app}/machines/{id}/start", s.handle(scopeDeploy, s.startMachine))
-	s.mux.HandleFunc("POST /v1/apps/{app}/machines/{id}/stop", s.handle(scopeDeploy, s.stopMachine))
-	s.mux.HandleFunc("POST /v1/apps/{app}/machines/{id}/suspend", s.handle(scopeDeploy, s.suspendMachine))
-	s.mux.HandleFunc("POST /v1/apps/{app}/machines/{id}/restart", s.handle(scopeDeploy, s.restartMachine))
-	s.mux.HandleFunc("POST /v1/apps/{app}/machines/{id}/signal", s.handle(scopeDeploy, s.signalMachine))
-	s.mux.HandleFunc("POST /v1/apps/{app}/machines/{id}/cordon", s.handle(scopeDeploy, s.cordon(true)))
-	s.mux.HandleFunc("POST /v1/apps/{app}/machines/{id}/uncordon", s.handle(scopeDeploy, s.cordon(false)))
-	s.mux.HandleFunc("POST /v1/apps/{app}/machines/{id}/exec", s.handle(scopeDeploy, s.exec))
-
-	s.mux.HandleFunc("HEAD /v1/blobs/{digest}", s.handle(scopeDeploy, s.hasBlob))
-	s.mux.HandleFunc("PUT /v1/blobs/{digest}", s.handle(scopeDeploy, s.putBlob))
-	s.mux.HandleFunc("POST /v1/images/{digest}/prepare", s.handle(scopeDeploy, s.prepareImage))
-
-	s.mux.HandleFunc("GET /v1/why/{what}", s.handle(scopeRead, s.getWhy))
-	s.mux.HandleFunc("GET /v1/nodes", s.handle(scopeRead, s.listNodes))
 }

@@ -242,7 +242,7 @@ func (s *Server) change(w http.ResponseWriter, c *call, a *volant.App, m *volant
 		return err
 	}
 	s.audit(c, a.Org, a.App, volant.MachineID(m.ID), rule, "machine "+m.ID+": "+strings.ReplaceAll(rule, "_", " "))
-	reply(w, http.StatusOK, map[string]bool{"ok": true})
+	reply(w, http.StatusOK, api.Done{OK: true})
 	return nil
 }
 
@@ -260,7 +260,7 @@ func (s *Server) act(w http.ResponseWriter, c *call, rule string, do func(ctx co
 		return err
 	}
 	s.audit(c, a.Org, a.App, volant.MachineID(m.ID), rule, "machine "+m.ID+": "+strings.ReplaceAll(rule, "_", " "))
-	reply(w, http.StatusOK, map[string]any{"ok": true, "previous_state": before, "migrated": false, "new_host": ""})
+	reply(w, http.StatusOK, api.Acted{OK: true, PreviousState: string(before)})
 	return nil
 }
 
@@ -346,7 +346,7 @@ func (s *Server) waitMachine(w http.ResponseWriter, c *call) error {
 	if err != nil {
 		return err
 	}
-	reply(w, http.StatusOK, map[string]any{"ok": true, "state": last, "version": m.Version})
+	reply(w, http.StatusOK, api.Waited{OK: true, State: string(last), Version: m.Version})
 	return nil
 }
 

@@ -27,9 +27,7 @@ var signals = map[string]syscall.Signal{
 }
 
 func (s *Server) signalMachine(w http.ResponseWriter, c *call) error {
-	var in struct {
-		Signal any `json:"signal"`
-	}
+	var in api.SignalMachine
 	if err := c.read(w, &in); err != nil {
 		return err
 	}

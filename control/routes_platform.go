@@ -1,0 +1,24 @@
+package control
+
+import (
+	"net/http"
+
+	"github.com/volant-edge/volant/api"
+	"github.com/volant-edge/volant/why"
+)
+
+// platformRoutes are the platform itself: its servers, its reasons, its health.
+func (s *Server) platformRoutes() []Route {
+	return []Route{
+		at("GET /v1/health", scopeNone, "health", s.health, "Say that the API answers", nil, ok(api.Health{})),
+		at("GET /v1/nodes", scopeRead, "node.list", s.listNodes, "List the servers", nil, ok([]api.Node{})),
+		at("GET /v1/why/{what}", scopeRead, "why", s.getWhy, "Read why something happened, newest first", nil, ok([]why.Record{}),
+			query("kind", "string", "only records of this kind").many(),
+			query("limit", "integer", "how many, 1 to 1000; 50")),
+	}
+}
+
+func (s *Server) health(w http.ResponseWriter, _ *call) error {
+	reply(w, http.StatusOK, api.Health{Status: "ok"})
+	return nil
+}
