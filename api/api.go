@@ -189,8 +189,18 @@ type CreateRelease struct {
 	Config      volant.MachineConfig `json:"config"`
 	Scale       *ScalePatch          `json:"scale,omitempty"` // what the config file's [scale] names
 	WaitTimeout volant.Duration      `json:"wait_timeout,omitempty"`
-	// Strategy names how machines are replaced; only "rolling" (or none) is served.
-	Strategy string `json:"strategy,omitempty"`
+
+	// Others are the process groups beside the default one, which Config is the template of, and GroupScale
+	// what the config file says of their scale, by name.
+	Others     []volant.Group        `json:"others,omitempty"`
+	GroupScale map[string]ScalePatch `json:"group_scale,omitempty"`
+
+	Strategy string `json:"strategy,omitempty"` // rolling (default), canary, bluegreen, immediate
+	// MaxUnavailable bounds how many machines a rolling deploy replaces at once: 1 and more is a count, below
+	// it a fraction; 0.33 if zero.
+	MaxUnavailable float64                `json:"max_unavailable,omitempty"`
+	ReleaseCommand *volant.ReleaseCommand `json:"release_command,omitempty"` // runs once, before any machine changes
+	PrimaryRegion  volant.Region          `json:"primary_region,omitempty"`  // the app's, if named
 }
 
 // Release as the API shows it.

@@ -144,7 +144,21 @@ func TestBadInputNamesCauseAndCure(t *testing.T) {
 			{"an unknown machine", second(p.API.Machine(ctx, "web", "0123456789abcd")), volant.ErrNotFound, "machine list"},
 			{"an image not uploaded", release(func(r *api.CreateRelease) { r.Image = "sha256:" + strings.Repeat("0", 64) }), volant.ErrNotFound, "upload"},
 			{"no digest", release(func(r *api.CreateRelease) { r.Image = "nginx:latest" }), volant.ErrInvalid, "digest"},
-			{"a strategy", release(func(r *api.CreateRelease) { r.Strategy = "bluegreen" }), volant.ErrInvalid, "rolling"},
+			{"a strategy", release(func(r *api.CreateRelease) { r.Strategy = "purple" }), volant.ErrInvalid, "bluegreen"},
+			{"a part of a machine", release(func(r *api.CreateRelease) { r.MaxUnavailable = 1.5 }), volant.ErrInvalid, "fraction"},
+			{"a release command without words", release(func(r *api.CreateRelease) { r.ReleaseCommand = &volant.ReleaseCommand{} }), volant.ErrInvalid, "name a program"},
+			{"a group's name", release(func(r *api.CreateRelease) { r.Others = []volant.Group{{Name: "Work_er"}} }), volant.ErrInvalid, "process group"},
+			{"a group twice", release(func(r *api.CreateRelease) { r.Others = []volant.Group{{Name: "app"}} }), volant.ErrInvalid, "twice"},
+			{"a port of two groups", release(func(r *api.CreateRelease) {
+				r.Config.Services = []volant.Service{service}
+				r.Others = []volant.Group{{Name: "api", Config: volant.MachineConfig{Services: []volant.Service{service}}}}
+			}), volant.ErrInvalid, "api"},
+			{"the scale of no group", release(func(r *api.CreateRelease) { r.GroupScale = map[string]api.ScalePatch{"none": {}} }), volant.ErrInvalid, "use app"},
+			{"a group's min over max", release(func(r *api.CreateRelease) {
+				r.Others = []volant.Group{{Name: "worker"}}
+				r.GroupScale = map[string]api.ScalePatch{"worker": {Min: new(11)}}
+			}), volant.ErrInvalid, "worker"},
+			{"a primary region without a server", release(func(r *api.CreateRelease) { r.PrimaryRegion = "ams" }), volant.ErrInvalid, "local"},
 			{"memory", release(func(r *api.CreateRelease) { r.Config.Guest.MemoryMB = 1 }), volant.ErrInvalid, "128 to"},
 			{"cpus", release(func(r *api.CreateRelease) { r.Config.Guest.CPUs = 3 }), volant.ErrInvalid, "even"},
 			{"a doubled port", release(func(r *api.CreateRelease) { r.Config.Services = []volant.Service{service, service} }), volant.ErrInvalid, "two services"},

@@ -109,9 +109,8 @@ func assignAddress(ctx context.Context, s store.Store, actor string, a *volant.A
 	return store.Revision{}, volant.Errorf(volant.ErrConflict, "other apps took each address that was free").WithRemedy("try again")
 }
 
-// writeRelease writes the app's next release and its scale settings in one commit. Older releases that
-// nothing runs are dropped beyond the newest 50.
-func writeRelease(ctx context.Context, s store.Store, actor string, a *volant.App, scale volant.Scale, r volant.Release) (*volant.Release, store.Revision, error) {
+// writeRelease writes the app's next release and what it changes of the app in one commit.
+func writeRelease(ctx context.Context, s store.Store, actor string, a *volant.App, r volant.Release, change func(*volant.App) error) (*volant.Release, store.Revision, error) {
 	for range 16 { // somebody else may deploy at the same moment
 		releases, _, err := store.All[volant.Release](ctx, s, keyPrefix(volant.KindRelease, a.App))
 		if err != nil {
@@ -123,10 +122,7 @@ func writeRelease(ctx context.Context, s store.Store, actor string, a *volant.Ap
 		}
 		r.Meta = volant.Meta{Kind: volant.KindRelease, Org: a.Org, App: a.App, ID: releaseID(r.Version)}
 		rec := r
-		rev, err := store.Apply(ctx, s, actor, store.Creation(&rec), store.Edit(a.Key(), func(a *volant.App) error {
-			a.Scale = scale
-			return nil
-		}))
+		rev, err := store.Apply(ctx, s, actor, store.Creation(&rec), store.Edit(a.Key(), change))
 		if !errors.Is(err, volant.ErrExists) {
 			return &rec, rev, err
 		}

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"slices"
 	"strings"
@@ -62,28 +63,20 @@ func (s *Server) createRelease(w http.ResponseWriter, c *call) error {
 		return err
 	}
 	image := volant.Digest(in.Image)
-	if err := s.checkRelease(&in, image); err != nil {
+	if err := s.checkRelease(a, &in, image); err != nil {
 		return err
 	}
-	scale := a.Scale
-	if in.Scale != nil {
-		if err := s.checkRegions(in.Scale); err != nil {
-			return err
-		}
-		if scale, err = in.Scale.Apply(scale); err != nil {
-			return err
-		}
-	}
-	in.Config.Guest = in.Config.Guest.WithDefaults()
 	if err := s.Images.Prepare(c.ctx(), image, nil); err != nil {
 		return err
 	}
-	if err := s.assignAddresses(c, a, in.Config.Services); err != nil {
+	next := volant.Release{
+		Image: image, Config: in.Config, Status: volant.ReleasePending, WaitTimeout: in.WaitTimeout,
+		Others: in.Others, Strategy: in.Strategy, MaxUnavailable: in.MaxUnavailable, Command: in.ReleaseCommand,
+	}
+	if err := s.assignAddresses(c, a, services(&next)); err != nil {
 		return err
 	}
-	r, rev, err := writeRelease(c.ctx(), s.Store, c.who.name, a, scale, volant.Release{
-		Image: image, Config: in.Config, Status: volant.ReleasePending, WaitTimeout: in.WaitTimeout,
-	})
+	r, rev, err := writeRelease(c.ctx(), s.Store, c.who.name, a, next, func(a *volant.App) error { return scaleGroups(a, &in) })
 	if err != nil {
 		return err
 	}
@@ -95,17 +88,31 @@ func (s *Server) createRelease(w http.ResponseWriter, c *call) error {
 	return nil
 }
 
-func (s *Server) checkRelease(in *api.CreateRelease, image volant.Digest) error {
+func (s *Server) checkRelease(a *volant.App, in *api.CreateRelease, image volant.Digest) error {
 	if !image.Valid() {
 		return volant.Invalidf("image %q is not a digest", in.Image).WithRemedy("upload the image first and name its manifest's sha256 digest; `volant deploy` does both")
 	}
 	if !s.Images.Has(image) {
 		return volant.Errorf(volant.ErrNotFound, "image %s was not uploaded here", image).WithRemedy("upload its blobs first; `volant deploy` does")
 	}
-	if in.Strategy != "" && in.Strategy != "rolling" {
-		return volant.Invalidf("deploy strategy %q is not served yet", in.Strategy).WithRemedy("use rolling, or leave it out")
+	if err := checkConfig(&in.Config); err != nil {
+		return err
 	}
-	return checkConfig(&in.Config)
+	if err := checkGroups(in); err != nil {
+		return err
+	}
+	if err := checkStrategy(in); err != nil {
+		return err
+	}
+	if err := s.checkReleaseScale(in); err != nil {
+		return err
+	}
+	trial := *a
+	trial.GroupScale = maps.Clone(a.GroupScale)
+	if err := scaleGroups(&trial, in); err != nil {
+		return err
+	}
+	return unserved(in)
 }
 
 // Bounds of a config. Each port is a socket of the proxy, which all apps share.
