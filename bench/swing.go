@@ -116,7 +116,15 @@ func movesOf(ms []api.Machine) (m moves, awake int) {
 // swing lets users come until there are 200, and waits until 40 are left and their machines are awake alone.
 func swing(ctx context.Context, b *bench, s *live.Server, users *crowd.Crowd, was moves) (moves, error) {
 	users.Want(swingHigh - swingStay)
-	if err := level(ctx, b.size(90, 60), func() bool { return users.Counts().Open >= swingHigh-5 }); err != nil {
+	err := level(ctx, b.size(90, 60), func() bool {
+		ms, err := s.API.Machines(ctx, "swing")
+		held := 0
+		for _, m := range ms {
+			held += m.Slots
+		}
+		return err == nil && held >= swingHigh-10
+	})
+	if err != nil {
 		return was, err
 	}
 	if err := pause(ctx, 5*time.Second); err != nil {
@@ -124,7 +132,7 @@ func swing(ctx context.Context, b *bench, s *live.Server, users *crowd.Crowd, wa
 	}
 	users.Want(swingLow - swingStay)
 	now := was
-	err := level(ctx, b.size(100, 60), func() bool {
+	err = level(ctx, b.size(100, 60), func() bool {
 		ms, err := s.API.Machines(ctx, "swing")
 		if err != nil {
 			return false
