@@ -40,6 +40,10 @@ func (b *bench) bare(ctx context.Context, name string, port int, fn func(*bareqe
 		if err != nil {
 			return err
 		}
+		scratch := filepath.Join(dir, "scratch.img")
+		if err := store.Scratch(ctx, scratch, 8192); err != nil {
+			return err
+		}
 		env := map[string]string{}
 		for _, kv := range root.Config.Env {
 			key, value, _ := strings.Cut(kv, "=")
@@ -50,7 +54,7 @@ func (b *bench) bare(ctx context.Context, name string, port int, fn func(*bareqe
 			return err
 		}
 		r, err := bareqemu.New(ctx, bareqemu.Config{
-			Dir: work, ShmDir: "/dev/shm", Vmlinux: k.Vmlinux, Initrd: k.Initrd, RootFS: root.Path,
+			Dir: work, ShmDir: "/dev/shm", Vmlinux: k.Vmlinux, Initrd: k.Initrd, RootFS: root.Path, Scratch: scratch,
 			Args: append(root.Config.Entrypoint, root.Config.Cmd...), Env: env,
 			User: root.Config.User, WorkDir: root.Config.WorkingDir, Port: port, Say: request,
 			Tap:     fmt.Sprintf("bare%d", os.Getpid()%100_000),
