@@ -220,11 +220,15 @@ func (t *templates) take(ctx context.Context, vm microvm.VM, dir string) (snap m
 	return vm.Snapshot(ctx, dir)
 }
 
-// placeholder makes a small empty disk in place of a machine's.
+// placeholderSize is that of a template's disks: more than any disk that takes their place, since a guest
+// never asks again. It takes no room.
+const placeholderSize = 1 << 43
+
+// placeholder makes an empty disk in place of a machine's.
 func placeholder(path string) error {
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
 	if err != nil {
 		return err
 	}
-	return errors.Join(f.Truncate(1<<20), f.Close())
+	return errors.Join(f.Truncate(placeholderSize), f.Close())
 }

@@ -20,11 +20,7 @@ func buildInitrd(dir string, m manifest, init []byte) ([]byte, error) {
 		if err != nil || sha(b) != mod.Sum {
 			return nil, missing(dir, "the kernel module %s is missing or damaged", mod.Name)
 		}
-		group := 0
-		if mod.Late {
-			group = 1
-		}
-		a.add(entry{name: fmt.Sprintf("m/%d%02d-%s.ko", group, i, mod.Name), mode: 0o100644, data: b})
+		a.add(entry{name: fmt.Sprintf("m/%03d-%s.ko", i, mod.Name), mode: 0o100644, data: b})
 	}
 	a.add(entry{name: "TRAILER!!!"})
 	return a.buf.Bytes(), nil

@@ -52,9 +52,6 @@ type manifest struct {
 type module struct {
 	Name string `json:"name"`
 	Sum  string `json:"sum"`
-	// Late modules are loaded when drivers no longer bind by themselves: their devices come into
-	// a clone of the VM after init has run.
-	Late bool `json:"late,omitempty"`
 }
 
 const manifestName = "kernel.json"

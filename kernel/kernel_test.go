@@ -169,7 +169,7 @@ func installed(t *testing.T) string {
 	dir := t.TempDir()
 	p := &pack{
 		release: "6.1.0-1-cloud-amd64", vmlinux: fakeVmlinux(true),
-		modules: []module{{Name: "virtio_mmio", Sum: sha([]byte("one"))}, {Name: "overlay", Sum: sha([]byte("two!")), Late: true}},
+		modules: []module{{Name: "virtio_mmio", Sum: sha([]byte("one"))}, {Name: "overlay", Sum: sha([]byte("two!"))}},
 		content: map[string][]byte{"virtio_mmio": []byte("one"), "overlay": []byte("two!")},
 	}
 	if err := p.write(dir, "linux.deb"); err != nil {
@@ -190,7 +190,7 @@ func TestLoad(t *testing.T) {
 	}
 	want := []string{
 		"dev 040755", "m 040755", "proc 040755", "sys 040755", "dev/console 020600", "dev/null 020666", "init 100755 init's bytes",
-		"m/000-virtio_mmio.ko 100644 one", "m/101-overlay.ko 100644 two!", "TRAILER!!! 000000",
+		"m/000-virtio_mmio.ko 100644 one", "m/001-overlay.ko 100644 two!", "TRAILER!!! 000000",
 	}
 	if got := listCPIO(t, image); !cmp.Equal(got, want) {
 		t.Errorf("initrd: %s", cmp.Diff(want, got))
@@ -300,14 +300,14 @@ func TestPickModules(t *testing.T) {
 	}
 	var got []string
 	for _, m := range mods {
-		got = append(got, fmt.Sprintf("%s %v", m.Name, m.Late))
+		got = append(got, m.Name)
 		if bytes.Contains(content[m.Name], []byte(signatureMagic)) || sha(content[m.Name]) != m.Sum {
 			t.Errorf("%s: signed, or of another sum", m.Name)
 		}
 	}
 	want := []string{
-		"virtio_ring false", "virtio false", "virtio_mmio false", "virtio_console false", "virtio_blk true", "failover true",
-		"net_failover true", "virtio_net true", "libcrc32c true", "erofs true", "overlay true",
+		"virtio_ring", "virtio", "virtio_mmio", "virtio_console", "virtio_blk", "failover", "net_failover", "virtio_net",
+		"libcrc32c", "erofs", "overlay",
 	}
 	if !cmp.Equal(got, want) {
 		t.Errorf("order: %s", cmp.Diff(want, got))

@@ -12,14 +12,11 @@ import (
 	"github.com/volant-edge/volant"
 )
 
-// The modules our init asks for, in the order it needs them; what they depend on goes before.
-var (
-	earlyModules = []string{"virtio_mmio", "virtio_console"}
-	lateModules  = []string{"virtio_blk", "virtio_net", "erofs", "overlay"}
-)
+// needed are the modules our init asks for, in the order it needs them; what they depend on goes before.
+var needed = []string{"virtio_mmio", "virtio_console", "virtio_blk", "virtio_net", "erofs", "overlay"}
 
 // wanted are all that may be needed, with dependencies: kernels differ in which are built in.
-var wanted = append(slices.Concat(earlyModules, lateModules),
+var wanted = append(slices.Clone(needed),
 	"virtio", "virtio_ring", "failover", "net_failover", "libcrc32c", "crc32c_generic", "lz4_decompress", "lzma_decompress", "netfs", "dns_resolver")
 
 func isWanted(name string) bool { return slices.Contains(wanted, name) }
@@ -40,8 +37,8 @@ func moduleName(file string) string {
 func pickModules(found map[string][]byte) ([]module, map[string][]byte, error) {
 	var order []module
 	content := map[string][]byte{}
-	var add func(name string, late bool) error
-	add = func(name string, late bool) error {
+	var add func(name string) error
+	add = func(name string) error {
 		raw, ok := found[name]
 		if _, done := content[name]; !ok || done {
 			return nil
@@ -52,20 +49,15 @@ func pickModules(found map[string][]byte) ([]module, map[string][]byte, error) {
 		}
 		content[name] = stripSignature(raw) // also keeps a circle from going round
 		for _, d := range deps {
-			if err := add(d, late); err != nil {
+			if err := add(d); err != nil {
 				return err
 			}
 		}
-		order = append(order, module{Name: name, Sum: sha(content[name]), Late: late})
+		order = append(order, module{Name: name, Sum: sha(content[name])})
 		return nil
 	}
-	for _, n := range earlyModules {
-		if err := add(n, false); err != nil {
-			return nil, nil, err
-		}
-	}
-	for _, n := range lateModules {
-		if err := add(n, true); err != nil {
+	for _, n := range needed {
+		if err := add(n); err != nil {
 			return nil, nil, err
 		}
 	}

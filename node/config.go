@@ -97,11 +97,16 @@ func (c *Config) check() error {
 		return volant.Invalidf("host.engine is fake, which needs host.fake_backend").WithRemedy("set it to the IP address of the process that answers for the machines")
 	case !c.Edge.Pool4.Addr().Is4() || !c.Edge.Pool6.Addr().Is6():
 		return volant.Invalidf("edge.pool4 and edge.pool6 are an IPv4 and an IPv6 prefix, not %s and %s", c.Edge.Pool4, c.Edge.Pool6)
+	case c.Host.ScratchMB < 0 || c.Host.ScratchMB > maxScratchMB:
+		return volant.Invalidf("host.scratch_mb is %d: use 1 to %d", c.Host.ScratchMB, maxScratchMB)
 	case !c.Host.Private4.Addr().Is4() || c.Host.Private4.Bits() > 28:
 		return volant.Invalidf("host.private4 %s: use an IPv4 prefix of at most 28 bits", c.Host.Private4)
 	}
 	return nil
 }
+
+// maxScratchMB is below the size of a template's disks.
+const maxScratchMB = 4 << 20
 
 // wakeWithin bounds how long the host may take to put a wake on record.
 const wakeWithin = 5 * time.Second

@@ -101,7 +101,7 @@ func (a *agent) Configure(_ context.Context, c guest.Config) error {
 	if a.root, err = setUpRoot(c, a.prepared); err != nil {
 		return err
 	}
-	if err := setUpNet(c.Net); err != nil {
+	if err := setUpNet(c.Net, a.prepared.link); err != nil {
 		return fmt.Errorf("network: %w", err)
 	}
 	if err := unix.Sethostname([]byte(c.Hostname)); err != nil {
@@ -118,10 +118,7 @@ func (a *agent) Configure(_ context.Context, c guest.Config) error {
 
 // setUpRoot makes the image this process's root, with all that a program looks for there.
 func setUpRoot(c guest.Config, p prepared) (root, error) {
-	if err := bindDevices(p.devices); err != nil {
-		return root{}, err
-	}
-	r, err := mountRoot(c)
+	r, err := mountRoot(c, p.image, p.scratch)
 	if err != nil {
 		return root{}, err
 	}

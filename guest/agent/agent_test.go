@@ -144,8 +144,8 @@ func TestFindDisks(t *testing.T) {
 		}
 	}
 	disk("loop0", "1")
-	if _, _, err := findDisks(dir); err == nil {
-		t.Error("no disk: want an error")
+	if image, scratch, err := findDisks(dir); image != "" || scratch != "" || err != nil {
+		t.Errorf("no disk: got %q, %q, %v", image, scratch, err)
 	}
 	disk("vda", "0")
 	disk("vdb", "1")

@@ -7,8 +7,8 @@
 //
 //   - Two processes of one binary: PID 1 waits for any child, the agent for those it has started,
 //     so that no exit status is taken by the wrong one.
-//   - Block and network drivers do not bind before Configure: in a clone of a template the devices
-//     behind them are others than those the template was made with.
+//   - Nothing is read of a disk before Configure: in a clone of a template, the disks are others than those
+//     it was made with, and smaller.
 //   - The app ends, the VM stays: the host decides what is next. The agent ends, the VM ends.
 //   - Nothing of Config is written to a disk.
 //   - The agent's root becomes the image's with Configure; PID 1 stays in the initrd.

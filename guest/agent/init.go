@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -54,20 +53,13 @@ func bootUp() error {
 }
 
 // loadModules loads what kernel.Load has put into the initrd, in the order of the names, and frees
-// the memory of the files. From the first name that begins with 1 on, drivers do not bind.
+// the memory of the files.
 func loadModules(dir string) error {
 	files, err := filepath.Glob(dir + "/*.ko")
 	if err != nil {
 		return err
 	}
-	probing := true
 	for _, f := range files {
-		if probing && strings.HasPrefix(filepath.Base(f), "1") {
-			probing = false
-			if err := os.WriteFile("/sys/bus/virtio/drivers_autoprobe", []byte("0"), 0); err != nil {
-				return err
-			}
-		}
 		if err := loadModule(f); err != nil {
 			return fmt.Errorf("load %s: %w", filepath.Base(f), err)
 		}

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net/netip"
 	"os"
 
@@ -34,24 +35,42 @@ func setUpLoopback() error {
 	return nil
 }
 
-// setUpNet configures eth0.
-func setUpNet(n guest.Net) error {
+// setUpLink brings eth0 up and returns its index, 0 if there is none.
+func setUpLink() (index int, err error) {
+	b, err := os.ReadFile("/sys/class/net/" + linkName + "/ifindex")
+	if errors.Is(err, fs.ErrNotExist) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, err
+	}
+	if _, err := fmt.Sscan(string(b), &index); err != nil {
+		return 0, err
+	}
+	c, err := dialNetlink()
+	if err != nil {
+		return 0, err
+	}
+	defer c.close()
+	if err := c.do(linkMessage(index, 0)); err != nil {
+		return 0, fmt.Errorf("%s: %w", linkName, err)
+	}
+	return index, nil
+}
+
+// setUpNet gives the link its addresses and routes.
+func setUpNet(n guest.Net, index int) error {
 	if !n.Addr.IsValid() && !n.Addr6.IsValid() {
 		return nil
+	}
+	if index == 0 {
+		return errors.New("there is no network device")
 	}
 	c, err := dialNetlink()
 	if err != nil {
 		return err
 	}
 	defer c.close()
-	b, err := os.ReadFile("/sys/class/net/" + linkName + "/ifindex")
-	if err != nil {
-		return fmt.Errorf("there is no network device: %w", err)
-	}
-	var index int
-	if _, err := fmt.Sscan(string(b), &index); err != nil {
-		return err
-	}
 	if err := c.do(linkMessage(index, n.MTU)); err != nil {
 		return fmt.Errorf("%s: %w", linkName, err)
 	}

@@ -11,10 +11,13 @@ import (
 )
 
 // prepared is what of Configure's work needs no config. It is done at boot, so that the clones of a
-// template find it done.
+// template find it done. They also have its devices, bound to their drivers: every guest has the same MAC
+// address, and the disks of a template are larger than any that takes their place, since a guest never asks
+// again how large one is. What a file system does not reach of them is not there.
 type prepared struct {
-	devices []device
-	etc     map[string]*os.File // files in the initrd's memory, to be bound over the image's
+	image, scratch string              // the disks, "" for one that is not there
+	link           int                 // eth0's index, 0 if there is none
+	etc            map[string]*os.File // files in the initrd's memory, to be bound over the image's
 }
 
 // etcNames are the files that tell a program where it is.
@@ -33,8 +36,8 @@ func prepare() (prepared, error) {
 		}
 	}
 	var err error
-	if p.devices, err = listDevices(); err != nil {
-		return p, fmt.Errorf("list devices: %w", err)
+	if p.image, p.scratch, err = findDisks("/sys/block"); err != nil {
+		return p, fmt.Errorf("find the disks: %w", err)
 	}
 	p.etc = map[string]*os.File{}
 	for _, name := range etcNames {
@@ -53,6 +56,9 @@ func prepare() (prepared, error) {
 		return p, err
 	}
 	if err := setUpLoopback(); err != nil {
+		return p, err
+	}
+	if p.link, err = setUpLink(); err != nil {
 		return p, err
 	}
 	if err := json.Unmarshal([]byte(rehearsal), &guest.Config{}); err != nil {

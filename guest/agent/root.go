@@ -7,8 +7,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"slices"
-	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -16,52 +14,9 @@ import (
 	"github.com/volant-edge/volant/guest"
 )
 
-// The kinds of virtio devices, as in their file "device".
-const (
-	virtioNet   = "0x0001"
-	virtioBlock = "0x0002"
-)
+var errNoImage = errors.New("there is no read-only disk with the image")
 
-// device is a virtio device which loadModules kept from its driver.
-type device struct{ name, driver string }
-
-const virtioBus = "/sys/bus/virtio/"
-
-// listDevices returns the disks and network links in their order.
-func listDevices() ([]device, error) {
-	entries, err := os.ReadDir(virtioBus + "devices")
-	if err != nil {
-		return nil, err
-	}
-	number := func(e fs.DirEntry) int {
-		n, _ := strconv.Atoi(strings.TrimPrefix(e.Name(), "virtio")) // 0 for another name
-		return n
-	}
-	slices.SortFunc(entries, func(a, b fs.DirEntry) int { return cmp.Compare(number(a), number(b)) })
-	var out []device
-	for _, e := range entries {
-		kind, err := os.ReadFile(virtioBus + "devices/" + e.Name() + "/device")
-		if err != nil {
-			return nil, err
-		}
-		if driver := map[string]string{virtioNet: "virtio_net", virtioBlock: "virtio_blk"}[strings.TrimSpace(string(kind))]; driver != "" {
-			out = append(out, device{e.Name(), driver})
-		}
-	}
-	return out, nil
-}
-
-// bindDevices binds the devices' drivers, in order.
-func bindDevices(devices []device) error {
-	for _, d := range devices {
-		if err := os.WriteFile(virtioBus+"drivers/"+d.driver+"/bind", []byte(d.name), 0); err != nil {
-			return fmt.Errorf("bind %s to %s: %w", d.driver, d.name, err)
-		}
-	}
-	return nil
-}
-
-// findDisks returns the image, which is the read-only disk, and the writable one, "" if there is none.
+// findDisks returns the image, which is the read-only disk, and the writable one; "" if there is none.
 func findDisks(block string) (image, scratch string, err error) {
 	entries, err := os.ReadDir(block)
 	if err != nil {
@@ -82,9 +37,6 @@ func findDisks(block string) (image, scratch string, err error) {
 			scratch = "/dev/" + e.Name()
 		}
 	}
-	if image == "" {
-		return "", "", errors.New("there is no read-only disk with the image")
-	}
 	return image, scratch, nil
 }
 
@@ -94,13 +46,13 @@ type root struct {
 }
 
 // mountRoot mounts the image under a writable layer and makes that this process's root.
-func mountRoot(c guest.Config) (root, error) {
+func mountRoot(c guest.Config, image, scratch string) (root, error) {
 	var r root
-	image, scratch, err := findDisks("/sys/block")
-	if err != nil {
-		return r, err
+	if image == "" {
+		return r, errNoImage
 	}
-	if err := mount(image, "/lower", cmp.Or(c.RootFS, "erofs"), unix.MS_RDONLY, ""); err != nil {
+	err := mount(image, "/lower", cmp.Or(c.RootFS, "erofs"), unix.MS_RDONLY, "")
+	if err != nil {
 		return r, err
 	}
 	switch {
