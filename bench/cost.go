@@ -16,7 +16,7 @@ import (
 	"github.com/volant-edge/volant/volanttest/live"
 )
 
-// costMachines are several, and costRounds too, since MemAvailable is coarse and others work on the machine.
+// costMachines are several, and costRounds too, since others work on the machine as well.
 const (
 	costMachines = 6
 	costRounds   = 5
@@ -56,7 +56,7 @@ func suspended(ctx context.Context, b *bench) ([]Row, error) {
 		}.exactly(0),
 		Row{
 			Name: "suspended_memory_returned", Value: stat.Median(c.returned), Unit: "of it", Spread: stat.Spread(c.returned, "%.2f"),
-			Note: "by how much MemAvailable grows when they go to sleep",
+			Note: "by how much the whole system's anonymous and shared memory falls when they go to sleep",
 		}.atLeast(0.8),
 		Row{Name: "suspended_disk", Value: float64(c.disk) / mb, Unit: "MB a machine"}.told(),
 	}, nil
@@ -91,7 +91,7 @@ func (c *cost) round(ctx context.Context, s *live.Server, addr string) error {
 	}
 	c.processes, c.left = max(c.processes, asleep.processes), max(c.left, asleep.used)
 	c.used = append(c.used, float64(awake.used))
-	c.returned = append(c.returned, float64(asleep.available-awake.available)/float64(awake.used-asleep.used))
+	c.returned = append(c.returned, float64(awake.system-asleep.system)/float64(awake.used-asleep.used))
 	return nil
 }
 
@@ -121,15 +121,20 @@ func hold(ctx context.Context, s *live.Server, addr string, n int) error {
 	})
 }
 
-// memory is what the system has and what machines use, in bytes.
+// memory is what is in use, in bytes. MemAvailable would tell less: a virtual machine's balloon moves it.
 type memory struct {
-	available, used int64
-	processes       int
+	system    int64 // of all processes and all shared memory
+	used      int64 // of the machines
+	processes int
 }
 
 func readMemory(ctx context.Context, s *live.Server) (m memory, err error) {
-	if m.available, err = kilobytes("/proc/meminfo", "MemAvailable:"); err != nil {
-		return m, err
+	for _, key := range []string{"AnonPages:", "Shmem:"} {
+		n, err := kilobytes("/proc/meminfo", key)
+		if err != nil {
+			return m, err
+		}
+		m.system += n
 	}
 	if m.used, err = allocated("/dev/shm/volant-" + s.Node()); err != nil {
 		return m, err
