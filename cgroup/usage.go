@@ -14,7 +14,7 @@ import (
 
 // Usage is what a machine has used since its group was made. What the kernel does not tell is zero.
 type Usage struct {
-	CPU       time.Duration // v2 only
+	CPU       time.Duration // v1 only where cpu and cpuacct are mounted together
 	Throttled time.Duration // it wanted to run and its quota was used up
 	MemoryMB  int
 	OOMKills  int // v2 only
@@ -40,6 +40,10 @@ func (g *Groups) Usage(id volant.MachineID) (u Usage, err error) {
 		return u, err
 	}
 	u.CPU = time.Duration(stat["usage_usec"]) * time.Microsecond
+	if b, err := g.fs.ReadFile(path.Join(cpu, "cpuacct.usage")); err == nil {
+		ns, _ := strconv.ParseInt(strings.TrimSpace(string(b)), 10, 64) // 0 where it is no number
+		u.CPU = time.Duration(ns)
+	}
 	u.Throttled = time.Duration(stat["throttled_usec"])*time.Microsecond + time.Duration(stat["throttled_time"])
 	file := "memory.current"
 	if g.mode == V1 {

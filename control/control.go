@@ -34,6 +34,7 @@ import (
 	"github.com/volant-edge/volant/api"
 	"github.com/volant-edge/volant/catalog"
 	"github.com/volant-edge/volant/guest"
+	"github.com/volant-edge/volant/metrics"
 	"github.com/volant-edge/volant/store"
 	"github.com/volant-edge/volant/why"
 )
@@ -87,8 +88,10 @@ type Deps struct {
 	Traffic   Traffic
 	Addresses Addresses
 	Nodes     func() []api.Node // this node as its operator sees it
-	Region    volant.Region     // where machines made by hand go unless they say
-	Log       *slog.Logger      // nil discards
+	// Measure measures apps, and with own the node itself.
+	Measure func(ctx context.Context, apps []*volant.App, own bool) *metrics.Sample
+	Region  volant.Region // where machines made by hand go unless they say
+	Log     *slog.Logger  // nil discards
 }
 
 // Server serves the API.

@@ -102,7 +102,7 @@ func (b *backend) Thaw(_ context.Context, t guest.Thaw) error {
 func (b *backend) Freeze(context.Context) error { return nil }
 
 func (b *backend) Stats(context.Context) (guest.Stats, error) {
-	return guest.Stats{MemTotalKB: 512 << 10, Processes: 3}, nil
+	return guest.Stats{Memory: guest.Counters{"mem_total": 512 << 20}, Processes: 3}, nil
 }
 
 func (b *backend) Shutdown(context.Context) error {

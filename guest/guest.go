@@ -88,13 +88,20 @@ type LogLine struct {
 	Text   string    `json:"text"`
 }
 
-// Stats is what the guest uses.
+// Stats is what the guest uses, by the guest's own word: its reader bounds what it believes.
 type Stats struct {
-	MemTotalKB     uint64 `json:"mem_total_kb"`
-	MemAvailableKB uint64 `json:"mem_available_kb"`
-	Load1          string `json:"load1"`
-	Processes      int    `json:"processes"`
+	Processes   int                 `json:"processes"`
+	Memory      Counters            `json:"memory"` // bytes
+	Load        [3]float64          `json:"load"`   // over 1, 5 and 15 minutes
+	CPU         map[string]Counters `json:"cpu"`    // hundredths of a second, by CPU
+	Disks       map[string]Counters `json:"disks"`  // by device
+	Links       map[string]Counters `json:"links"`  // by network device
+	Files       Counters            `json:"files"`
+	FileSystems map[string]Counters `json:"file_systems"` // by where they are mounted
 }
+
+// Counters are numbers by name.
+type Counters = map[string]uint64
 
 // Version is the protocol's. A host refuses a guest of another major version and boots cold.
 const Version = 1

@@ -149,6 +149,7 @@ type Session interface {
 	Signal(ctx context.Context, sig int) error
 	Exec(ctx context.Context, e guest.Exec) (guest.Exit, error)
 	Logs(ctx context.Context, from uint64, fn func(guest.LogLine)) error
+	Stats(ctx context.Context) (guest.Stats, error)
 	Shutdown(ctx context.Context) error
 	Done() <-chan struct{}
 	Close() error

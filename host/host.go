@@ -15,6 +15,7 @@ import (
 	"time"
 
 	volant "github.com/volant-edge/volant"
+	"github.com/volant-edge/volant/cgroup"
 	"github.com/volant-edge/volant/guest"
 	"github.com/volant-edge/volant/microvm"
 	"github.com/volant-edge/volant/why"
@@ -475,6 +476,29 @@ func (h *Host) Exec(ctx context.Context, id volant.MachineID, e guest.Exec) (gue
 			WithRemedy("see `volant why %s`; a machine that is to stay awake needs a connection, or min in [scale]", id)
 	}
 	return exit, err
+}
+
+// Stats asks an awake machine's guest what it uses.
+func (h *Host) Stats(ctx context.Context, id volant.MachineID) (guest.Stats, error) {
+	m, err := h.find(id)
+	if err != nil {
+		return guest.Stats{}, err
+	}
+	sess, err := m.session()
+	if err != nil {
+		return guest.Stats{}, err
+	}
+	return sess.Stats(ctx)
+}
+
+// Usage is what the VMM of a machine has used; the zero Usage where that is not known.
+func (h *Host) Usage(id volant.MachineID) cgroup.Usage {
+	if mt, ok := h.deps.Cgroups.(meter); ok {
+		if u, err := mt.Usage(id); err == nil {
+			return u
+		}
+	}
+	return cgroup.Usage{}
 }
 
 // Logs calls fn for the last tail lines of a machine's log, all that are kept if tail is negative, and with

@@ -20,6 +20,7 @@ type Link interface {
 	Seal(ctx context.Context, id volant.MachineID, seq uint64) (bool, error)
 	Slots(ctx context.Context) (map[volant.MachineID]int, error)
 	Query(ctx context.Context, q why.Query) ([]why.Record, error)
+	Numbers(ctx context.Context) (proxy.Numbers, error)
 	Watch(ctx context.Context, ev proxy.Events) error
 }
 

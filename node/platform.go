@@ -103,7 +103,7 @@ func NewPlatform(parts Parts) (*Platform, error) {
 	p.api = control.New(control.Deps{
 		Store: p.Store, Catalog: p.cat, Machines: machines{p.fleet}, Images: p.Uploads,
 		Reasons: reasons{p.Reasons, p.edge.query}, Traffic: &p.traffic, Addresses: p.Addresses,
-		Nodes: p.nodes, Region: p.Region, Log: p.Log,
+		Nodes: p.nodes, Measure: p.Measure, Region: p.Region, Log: p.Log,
 	})
 	return p, nil
 }

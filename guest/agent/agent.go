@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -217,29 +216,6 @@ func (a *agent) Thaw(_ context.Context, t guest.Thaw) error {
 func (a *agent) Freeze(context.Context) error {
 	unix.Sync()
 	return nil
-}
-
-func (a *agent) Stats(context.Context) (guest.Stats, error) {
-	var s guest.Stats
-	mem, err := os.ReadFile("/proc/meminfo")
-	if err != nil {
-		return s, err
-	}
-	s.MemTotalKB, s.MemAvailableKB = memInfo(string(mem), "MemTotal:"), memInfo(string(mem), "MemAvailable:")
-	load, err := os.ReadFile("/proc/loadavg")
-	if err != nil {
-		return s, err
-	}
-	s.Load1, _, _ = strings.Cut(string(load), " ")
-	s.Processes = countProcesses()
-	return s, nil
-}
-
-func memInfo(text, key string) uint64 {
-	_, rest, _ := strings.Cut(text, key)
-	line, _, _ := strings.Cut(rest, "kB")
-	n, _ := strconv.ParseUint(strings.TrimSpace(line), 10, 64) // 0 if the kernel has no such line
-	return n
 }
 
 func countProcesses() int {

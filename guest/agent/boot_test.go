@@ -343,7 +343,7 @@ func checkExecs(t *testing.T, s *guest.Session) {
 			t.Fatalf("Stats: %v", err)
 		}
 	}
-	if st.Processes != 1 || st.MemTotalKB < 100_000 || st.MemAvailableKB == 0 {
+	if st.Processes != 1 || st.Memory["mem_total"] < 100<<20 || st.Memory["mem_available"] == 0 || len(st.CPU) == 0 || st.Disks["vda"]["reads_completed"] == 0 || st.Files["maximum"] == 0 || st.FileSystems["/"]["blocks"] == 0 {
 		t.Errorf("Stats after the orphan: got %+v", st)
 	}
 	if z, _ := run(t, s, guest.Exec{Args: []string{"app", "zombies"}}); z != "" {

@@ -290,7 +290,7 @@ func (a agent) Freeze(ctx context.Context) error { return ctx.Err() }
 
 func (a agent) Stats(context.Context) (guest.Stats, error) {
 	total := uint64(a.p.spec.MemoryMiB) << 10
-	return guest.Stats{MemTotalKB: total, MemAvailableKB: total / 2, Load1: "0.00", Processes: 2}, nil
+	return guest.Stats{Memory: guest.Counters{"mem_total": total << 10, "mem_available": total << 9}, Processes: 2}, nil
 }
 
 // Shutdown ends the app; the VMM ends when Serve has sent the answer.
