@@ -225,6 +225,7 @@ type Have struct {
 	Failures   int        `json:"failures"`         // boots in a row which did not come to serve
 	Orphan     bool       `json:"orphan,omitempty"` // runs without a wish
 	Cold       bool       `json:"cold,omitempty"`   // this run was booted, not restored: its app may be slow to listen
+	Life       uint64     `json:"life,omitempty"`   // tells one guest from the next, kept over sleep by suspend; 0: there is none
 }
 
 // Check is the outcome of one service check.

@@ -46,7 +46,7 @@ func TestGuestsAreShutIn(t *testing.T) {
 	for _, a := range open {
 		dial(t, a) // so it is the guest that cannot
 	}
-	shut := append(open, "169.254.169.254:80", "[fe80::1%eth0]:"+port)
+	shut := append(open, "169.254.169.254:80", "[fe80::1%eth0]:"+port, net.JoinHostPort(machines(t, s, "iso-other")[0].PrivateIP, "8080"))
 	apiAddr, err := s.APIAddr()
 	if err != nil {
 		t.Fatal(err)

@@ -2,12 +2,15 @@ package e2e_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
 	"os/exec"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -177,4 +180,83 @@ func askQuietly(addr string) bool {
 	}
 	_, err = testserver.Ask(c, "count")
 	return err == nil
+}
+
+// A server that hangs keeps nobody from an awake machine, and a proxy that hangs does not keep the server from
+// starting, which says so.
+func TestProcessesThatHang(t *testing.T) {
+	t.Parallel()
+	s := start(t)
+	addr := deploy(t, s, "app", "testserver", 8080, "min = 0\nidle_timeout = \"1h\"")
+	held, err := testserver.StartEcho(dial(t, addr), 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	signal := func(pid int, sig syscall.Signal) {
+		t.Helper()
+		if err := syscall.Kill(pid, sig); err != nil {
+			t.Fatal(err)
+		}
+	}
+	exchanges := func(when string) {
+		t.Helper()
+		if err := held.Exchange(1000); err != nil {
+			t.Fatalf("%s: %v", when, err)
+		}
+		ask(t, addr, "count")
+	}
+	exchanges("before")
+	signal(s.PID(), syscall.SIGSTOP)
+	exchanges("while the server hangs")
+	signal(s.PID(), syscall.SIGCONT)
+	sound(t, s)
+
+	proxy := s.ProxyPID()
+	signal(proxy, syscall.SIGSTOP)
+	s.Kill()
+	err = s.Run(t.Context())
+	if err == nil {
+		eventually(t, "the server says that its proxy does not answer", func() bool {
+			nodes, err := s.API.Nodes(t.Context())
+			return err == nil && strings.Contains(nodes[0].Proxy, "does not answer")
+		})
+	}
+	signal(proxy, syscall.SIGCONT)
+	if err != nil {
+		t.Fatalf("a start beside a proxy that hangs: %v", err)
+	}
+	exchanges("after the proxy hung")
+	sound(t, s)
+	if s.ProxyPID() != proxy {
+		t.Error("the proxy that hung was replaced")
+	}
+}
+
+// A guest that is gone can close nothing. Its connections are ended for it, long before keep-alive would notice.
+func TestConnectionsEndWithTheirMachine(t *testing.T) {
+	t.Parallel()
+	s := common(t)
+	addr := deploy(t, s, "ended", "testserver", 8080, "min = 0")
+	for _, d := range []struct {
+		name string
+		end  func(id string) error
+	}{
+		{"its VMM is killed", func(id string) error { _, err := s.KillVMMs(id); return err }},
+		{"it is destroyed", func(id string) error { return s.API.DestroyMachine(t.Context(), "ended", id, true) }},
+	} {
+		t.Run(d.name, func(t *testing.T) {
+			c := dial(t, addr)
+			askOn(t, c, "count")
+			if err := d.end(machines(t, s, "ended")[0].ID); err != nil {
+				t.Fatal(err)
+			}
+			if err := c.SetReadDeadline(time.Now().Add(30 * time.Second)); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := c.Read(make([]byte, 1)); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
+				t.Errorf("the connection was not ended: %v", err)
+			}
+			ask(t, addr, "count")
+		})
+	}
 }

@@ -156,6 +156,9 @@ func (r *record) begin(md mode, w *volant.Machine, rule string) {
 	r.State, r.Mode, r.Made, r.Handle, r.Snapshot = volant.StateStarting, md, false, nil, nil
 	r.Version, r.Wanted, r.Served, r.Draining, r.Then = w.Version, true, false, false, ""
 	r.Tries++
+	if md != modeRestore {
+		r.Life = r.Tries
+	}
 	r.Reason = "starting: " + string(md)
 	if rule == "restart_policy" {
 		r.Restarts = append(within(r.Restarts, time.Now()), time.Now())
@@ -385,7 +388,7 @@ func (m *machine) bootFailed(ctx context.Context, err error) error {
 	m.h.ledger.release(m.id)
 	cancelled := ctx.Err() != nil
 	m.note(pointBootFailed, func(r *record) {
-		r.Handle, r.Made, r.Version = nil, false, ""
+		r.Handle, r.Made, r.Version, r.Life = nil, false, "", 0
 		r.Reason = "boot: " + err.Error()
 		if cancelled {
 			r.State, r.Reason = volant.StateStopped, "its boot was called off"

@@ -35,6 +35,7 @@ type record struct {
 	Made       bool           `json:"made,omitempty"`      // State is starting and Handle is of this boot
 	Boots      uint64         `json:"boots"`               // boots and restores that came to run the app
 	Tries      uint64         `json:"tries"`               // boots begun and snapshots taken; names files
+	Life       uint64         `json:"life,omitempty"`      // the try that booted the guest which runs or sleeps in a snapshot
 	Failures   int            `json:"failures"`            // boots in a row that did not come to serve
 	Served     bool           `json:"served,omitempty"`    // this run has served
 	Exit       *volant.Exit   `json:"exit,omitempty"`      // of the last run

@@ -150,7 +150,7 @@ func (m *machine) remedy(ctx context.Context, remedy Remedy, r *record, sameBoot
 		return m.foundStopped(ctx, sameBoot)
 	case RemedyBoot:
 		m.note(pointBootFailed, func(r *record) {
-			r.Handle, r.Made, r.Version, r.Wanted = nil, false, "", true
+			r.Handle, r.Made, r.Version, r.Life, r.Wanted = nil, false, "", 0, true
 		})
 		m.publish()
 	case RemedyDied:

@@ -329,6 +329,41 @@ func TestDestroyWhileItBoots(t *testing.T) {
 	})
 }
 
+// A life is one guest: it is kept over a suspend, and another one after a boot; a guest that is gone has none.
+func TestLifeTellsGuestsApart(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		_, id := awakeRig(t, r)
+		first := r.have(id).Life
+		if first == 0 {
+			t.Fatal("an awake machine has no life")
+		}
+		for range 2 {
+			r.suspend(id)
+			if got := r.have(id).Life; got != first {
+				t.Errorf("asleep it is %d, awake it was %d", got, first)
+			}
+			r.stop()
+			r.start()
+			r.wake(id)
+			if v := r.await(id, volant.StateStarted); v.Life != first {
+				t.Errorf("restored it is %d, before it was %d", v.Life, first)
+			}
+		}
+		r.world.Die(string(id), microvm.VMExit{Signal: 9})
+		r.settle()
+		second := r.await(id, volant.StateStarted).Life
+		if second == 0 || second == first {
+			t.Errorf("after its VM died it is %d, before it was %d", second, first)
+		}
+		if err := r.Sleep(t.Context(), id, host.Sleep{How: host.AskStop, Force: true}); err != nil {
+			t.Fatal(err)
+		}
+		if v := r.await(id, volant.StateStopped); v.Life != 0 {
+			t.Errorf("stopped it is %d, want 0", v.Life)
+		}
+	})
+}
+
 // The tombstone that follows a destroyed machine's end makes no record of it again.
 func TestTombstoneLeavesNoRecord(t *testing.T) {
 	bubble(t, func(t *testing.T, r *rig) {

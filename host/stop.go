@@ -67,7 +67,7 @@ func (m *machine) stopped(step Step, a *ask, exit *volant.Exit, ran bool) {
 	r := m.record()
 	spent := r.Snapshot
 	m.note(pointStopDone, func(r *record) {
-		r.State, r.Handle, r.Made, r.Snapshot, r.Version = volant.StateStopped, nil, false, nil, ""
+		r.State, r.Handle, r.Made, r.Snapshot, r.Version, r.Life = volant.StateStopped, nil, false, nil, "", 0
 		r.Draining, r.Then, r.Exit = false, "", exit
 		r.Reason = "stopped: " + a.reason(step.Rule)
 		if step.Do == DoFail {
@@ -120,7 +120,7 @@ func (m *machine) discard(step Step) error {
 	a := m.takeAsk()
 	r := m.record()
 	err := m.write(pointDiscard, func(r *record) {
-		r.State, r.Snapshot, r.Version, r.Reason = volant.StateStopped, nil, "", "its snapshot was thrown away: "+step.Rule
+		r.State, r.Snapshot, r.Version, r.Life, r.Reason = volant.StateStopped, nil, "", 0, "its snapshot was thrown away: "+step.Rule
 	})
 	if err != nil {
 		a.finish(err)
@@ -149,7 +149,7 @@ func (m *machine) cool() error {
 // destroy removes everything of the machine.
 func (m *machine) destroy(ctx context.Context) error {
 	err := m.write(pointDestroyBegin, func(r *record) {
-		r.State, r.Reason, r.Wanted = volant.StateDestroying, "is removed", false
+		r.State, r.Reason, r.Wanted, r.Life = volant.StateDestroying, "is removed", false, 0
 	})
 	if err != nil {
 		return err

@@ -191,6 +191,9 @@ func (m *machine) exited(e volant.Exit, text string, vm bool) {
 		if failed {
 			r.Failures++
 		}
+		if vm {
+			r.Life = 0
+		}
 		if r.State == volant.StateStarted {
 			r.State, r.Made = volant.StateStopping, false
 			if again, _ := afterExit(r.Machine.Config.Restart, e, r.Restarts); again == exitAgain && !r.Draining {

@@ -60,7 +60,7 @@ func tableService(s *volant.Service, cpus int, addrs []netip.Addr) proxy.Service
 func tableMachine(m *volant.Machine, have *volant.Have) proxy.Machine {
 	out := proxy.Machine{
 		ID: volant.MachineID(m.ID), Seq: have.Seq, Phase: phaseOf(m, have), Addr: have.IP,
-		Cordoned: m.Cordoned, Draining: have.Draining, Cold: have.Cold,
+		Cordoned: m.Cordoned, Draining: have.Draining, Cold: have.Cold, Life: have.Life,
 	}
 	out.Failing = failing(m, have)
 	return out

@@ -351,6 +351,22 @@ func (l *loop) sweepFlows() {
 	}
 }
 
+// bury ends the connections to guests that are no more.
+func (l *loop) bury() {
+	for f := l.flows.first; f != nil; {
+		next := f.nextFlow
+		if f.state == stateRelaying && f.seat.life.isOver() {
+			f.bury()
+		}
+		f = next
+	}
+	for g := range l.ghosts {
+		if g.seat.life.isOver() {
+			g.end()
+		}
+	}
+}
+
 // close ends all flows and frees the descriptors.
 func (l *loop) close() {
 	l.now = time.Now()

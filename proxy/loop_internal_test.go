@@ -570,3 +570,39 @@ func TestLoopNeverAboveHardByTheAppsOwnCount(t *testing.T) {
 		return len(slots) == 0
 	})
 }
+
+// A guest that is no more closes nothing itself: when the table tells of another life, what it has sent is handed
+// on, its client is reset and the slot is free. Connections to a guest that is kept go on, asleep or awake.
+func TestLoopEndsConnectionsOfAGuestThatIsGone(t *testing.T) {
+	s := newSite(t, 20, 25)
+	client, machine := s.pair()
+	tell := func(life uint64, phase Phase) {
+		t.Helper()
+		s.table.Version++
+		m := &s.table.Apps[0].Machines[0]
+		m.Seq, m.Life, m.Phase = m.Seq+1, life, phase
+		s.must(s.p.SetTable(t.Context(), s.table))
+	}
+	for _, phase := range []Phase{PhaseServing, PhaseGone, PhaseSuspended, PhaseBooting, PhaseServing} {
+		tell(1, phase) // the first tells which life it is, no more
+		s.write(machine, []byte("x"))
+		if _, err := client.Read(make([]byte, 1)); err != nil {
+			t.Fatalf("%s: %v", phase, err)
+		}
+	}
+	s.write(machine, []byte("last words"))
+	tell(0, PhaseStopped)
+	b, err := io.ReadAll(client)
+	if string(b) != "last words" || !errors.Is(err, syscall.ECONNRESET) {
+		t.Errorf("client read %q, %v; want the last words and a reset", b, err)
+	}
+	s.eventually("the slot is free", func() bool { return s.held() == 0 })
+	s.endsAs(endGuestGone)
+	tell(2, PhaseServing)
+	client, machine = s.pair()
+	tell(2, PhaseServing)
+	s.write(machine, []byte("x"))
+	if _, err := client.Read(make([]byte, 1)); err != nil {
+		t.Errorf("the next guest's connection: %v", err)
+	}
+}

@@ -106,7 +106,7 @@ func (d *netRoad) hangUp() bool {
 func (d *netRoad) alarm(at time.Time) { d.timer.Reset(max(time.Until(at), 0)) }
 
 func (d *netRoad) relay() {
-	up, down, how := relay(d.ctx, d.client, d.machine, d.unwatch())
+	up, down, how := relay(d.ctx, d.client, d.machine, d.seat.life.over, d.unwatch())
 	d.freed()
 	d.ended(how, up, down, time.Now())
 }

@@ -241,8 +241,26 @@ func (p *Proxy) applyLocked(t Table, now time.Time) {
 			delete(p.apps, id)
 		}
 	}
+	p.buryLocked()
 	p.pruneSealsLocked(machines, now)
 	p.routes.Store(&routes)
+}
+
+// buryLocked has the loops end the connections to guests that are no more; others see it themselves.
+func (p *Proxy) buryLocked() {
+	buried := false
+	for _, a := range p.apps {
+		a.mu.Lock()
+		buried = buried || a.buried
+		a.buried = false
+		a.mu.Unlock()
+	}
+	if !buried {
+		return
+	}
+	for _, l := range p.loops {
+		l.do((*loop).bury)
+	}
 }
 
 // routeApp adds the addresses of an app's services.

@@ -226,3 +226,26 @@ func TestTableIsListenedOnWhenItIsTaken(t *testing.T) {
 		}
 	})
 }
+
+func TestConnectionsEndWithTheirGuest(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.boot(1)
+		m := machineIn(1, 1, proxy.PhaseServing)
+		m.Life = 7
+		w.set(m)
+		c := w.dial()
+		w.mustEcho(c)
+		m.Seq, m.Phase = 2, proxy.PhaseSuspended
+		w.set(m)
+		w.mustEcho(c) // its guest is kept
+		m.Seq, m.Phase, m.Life = 3, proxy.PhaseBooting, 8
+		w.set(m)
+		if _, err := c.Read(make([]byte, 1)); err == nil {
+			t.Error("the connection outlived its guest")
+		}
+		if got := w.slots(); len(got) != 0 {
+			t.Errorf("slots are %v, want none", got)
+		}
+	})
+}

@@ -98,7 +98,7 @@ func (f *flow) downMoved(o outcome) {
 			sysShutdown(f.c.fd)
 		}
 	case moveSrcError:
-		f.machineGone()
+		f.machineGone(endMachineReset)
 	case moveDstError:
 		f.clientGone()
 	case moveMore:
@@ -166,13 +166,26 @@ func (f *flow) discard() {
 	f.relist()
 }
 
-// machineGone begins the end of a connection whose machine reset it: the client is reset as well, when it
-// has what the machine sent before.
-func (f *flow) machineGone() {
-	f.broken, f.how = true, endMachineReset
+// machineGone begins the end of a connection whose machine has none any more: the client is reset as well, when
+// it has what the machine sent before.
+func (f *flow) machineGone(how end) {
+	f.broken, f.how = true, how
 	f.closeMachine(true)
 	f.dropLane(&f.up)
 	f.flushBroken()
+}
+
+// bury ends a connection whose machine's guest is no more, and so will never close it.
+func (f *flow) bury() {
+	f.pumpBoth() // what it has sent is still the client's
+	switch {
+	case f.over, f.broken, f.m == nil:
+	case f.gone:
+		f.closeMachine(true)
+		f.finish()
+	default:
+		f.machineGone(endGuestGone)
+	}
 }
 
 func (f *flow) flushBroken() {

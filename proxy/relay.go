@@ -22,16 +22,17 @@ const relayBuf = 32 << 10
 
 var buffers = sync.Pool{New: func() any { b := make([]byte, relayBuf); return &b }}
 
-// relay copies both ways until both sides have ended, and returns when the machine's side has closed.
+// relay copies both ways until both sides have ended, or over is closed because the machine's guest is no more,
+// and returns when the machine's side has closed.
 // It is the road of connections that are not plain kernel sockets on both sides.
-func relay(ctx context.Context, client, machine net.Conn, e early) (up, down int64, how end) {
+func relay(ctx context.Context, client, machine net.Conn, over <-chan struct{}, e early) (up, down int64, how end) {
 	moved := make(chan struct{}, 1)
 	r := &relaying{client: client, machine: machine, moved: moved}
 	defer machine.Close() //nolint:errcheck // closed in order before, or reset
 	ups, downs := make(chan copied, 1), make(chan copied, 1)
 	go func() { ups <- r.upward(e, moved) }()
 	go func() { downs <- r.copy(client, machine, &r.down, moved) }()
-	how = r.judge(ctx, ups, downs)
+	how = r.judge(ctx, over, ups, downs)
 	return r.up.Load(), r.down.Load(), how
 }
 
@@ -84,7 +85,7 @@ func (r *relaying) copy(dst, src net.Conn, count *atomic.Int64, moved chan<- str
 }
 
 // judge applies the rules of closing until the connection is over.
-func (r *relaying) judge(ctx context.Context, ups, downs <-chan copied) end {
+func (r *relaying) judge(ctx context.Context, over <-chan struct{}, ups, downs <-chan copied) end {
 	timer := time.NewTimer(time.Hour)
 	timer.Stop()
 	defer timer.Stop()
@@ -107,7 +108,8 @@ func (r *relaying) judge(ctx context.Context, ups, downs <-chan copied) end {
 			downEnd = true
 			switch {
 			case c.read != nil:
-				return r.machineGone(ups, upEnd)
+				r.machineGone(ups, upEnd)
+				return endMachineReset
 			case c.write != nil:
 				gone, downEnd = true, false
 				closeWrite(r.machine)
@@ -118,6 +120,9 @@ func (r *relaying) judge(ctx context.Context, ups, downs <-chan copied) end {
 		case <-r.moved:
 		case <-timer.C:
 			return r.timeUp(gone)
+		case <-over:
+			r.machineGone(ups, upEnd)
+			return endGuestGone
 		case <-ctx.Done():
 			abort(r.machine)
 			abort(r.client)
@@ -147,13 +152,12 @@ func (r *relaying) discard() <-chan copied {
 	return c
 }
 
-func (r *relaying) machineGone(ups <-chan copied, upEnd bool) end {
+func (r *relaying) machineGone(ups <-chan copied, upEnd bool) {
 	abort(r.client)
 	abort(r.machine)
 	if !upEnd {
 		<-ups
 	}
-	return endMachineReset
 }
 
 func (r *relaying) timeUp(gone bool) end {

@@ -44,12 +44,13 @@ const (
 	endHalfClosed       // half-closed and silent for too long
 	endLinger           // the client was gone and the machine did not close: reset by us
 	endStopping         // the proxy was stopped
+	endGuestGone        // the machine stopped, died or was destroyed, and did not close it
 )
 
 var endTexts = [...]string{
 	"open", "closed by both sides", "the client reset it or vanished", "the machine reset it or vanished",
 	"closed by the proxy: half-closed and silent for 10m", "the client was gone and the machine did not close within 10s",
-	"closed by the proxy, which was stopped",
+	"closed by the proxy, which was stopped", "the machine ended without closing it",
 }
 
 func (e end) String() string { return endTexts[e] }

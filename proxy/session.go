@@ -88,6 +88,9 @@ func (s *session) dial() {
 func (s *session) dialed(err error, held bool, now time.Time) {
 	a := s.route.app
 	if err == nil {
+		if s.seat.life.isOver() {
+			a.reborn(&s.seat)
+		}
 		if s.seat.probing {
 			a.opened(&s.seat)
 		}

@@ -28,9 +28,10 @@ type app struct {
 	perPeer  map[netip.Addr]int
 	arrivals uint64
 	regions  []regionCount
-	held     int // slots
-	loud     int // waiters that are demand
-	peak     int // most held + loud since the last Load
+	held     int  // slots
+	loud     int  // waiters that are demand
+	peak     int  // most held + loud since the last Load
+	buried   bool // a life is over that has not been acted on
 	refused  uint64
 
 	counts counts // not guarded by mu
@@ -52,6 +53,7 @@ type machine struct {
 	accepts bool      // it has accepted a connection since
 	deaf    bool      // it has not in all the time it had
 	slots   int       // over all services
+	life    *life     // of its guest
 }
 
 // service is one internal port of an app.
@@ -102,6 +104,32 @@ type seat struct {
 	rule   rule
 	// probing says that this is the one that tries a place which is not known to accept connections.
 	probing bool
+	life    *life // of the machine's guest
+}
+
+// life is one guest of a machine, from its boot to its end. Connections do not outlive it: the next guest knows
+// nothing of them.
+type life struct {
+	number uint64        // guarded by the app's mu; 0 while it is not known, or no guest is there
+	over   chan struct{} // closed at its end
+}
+
+func newLife(number uint64) *life { return &life{number, make(chan struct{})} }
+
+func (l *life) isOver() bool {
+	select {
+	case <-l.over:
+		return true
+	default:
+		return false
+	}
+}
+
+// reborn gives a seat the life that has just accepted its connection: the one it was taken for is over.
+func (a *app) reborn(st *seat) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	st.life = st.place.m.life
 }
 
 // enter gives w a slot at once, or refuses it, or puts it in the queue: then the verdict comes later.
@@ -155,7 +183,7 @@ func (a *app) seat(pl *place, r rule, region volant.Region) seat {
 	a.touch(pl.used == pl.soft || pl.used == pl.hard)
 	return seat{
 		place: pl, addr: netip.AddrPortFrom(pl.m.cfg.Addr, pl.svc.port), region: region, rule: r,
-		probing: probing,
+		probing: probing, life: pl.m.life,
 	}
 }
 
@@ -306,8 +334,16 @@ func (a *app) apply(cfg App, epoch uint64, sealedNow func(Machine) bool, now tim
 func (a *app) applyMachine(c Machine, isSealed bool, now time.Time) *machine {
 	m := a.machines[c.ID]
 	if m == nil {
-		m = &machine{id: c.ID}
+		m = &machine{id: c.ID, life: newLife(c.Life)}
 		a.machines[c.ID] = m
+	}
+	switch {
+	case m.life.number == 0:
+		m.life.number = c.Life
+	case m.life.number != c.Life:
+		close(m.life.over)
+		m.life = newLife(c.Life)
+		a.buried = true
 	}
 	fresh := c.Phase == PhaseServing && (m.cfg.Phase != PhaseServing || m.cfg.Addr != c.Addr)
 	m.cfg, m.present, m.sealed = c, true, isSealed

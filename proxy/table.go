@@ -59,6 +59,9 @@ type Machine struct {
 	Limits []Limit `json:"limits,omitempty"`
 	// Cold says the machine was booted, not restored: its app may take up to 60 s to listen.
 	Cold bool `json:"cold,omitempty"`
+	// Life tells one guest of the machine from the next; 0 while it has none. Connections to a guest that is no
+	// more are ended: it cannot do so itself.
+	Life uint64 `json:"life,omitempty"`
 }
 
 // Limit bounds the slots of one internal port of a machine.

@@ -242,6 +242,9 @@ func (a *audit) files() error {
 	host := filepath.Join(a.s.Data, "host")
 	a.same("vm", a.list(filepath.Join(a.s.Data, "vm", "vms"), ""), a.in("started"))
 	a.known("scratch", a.list(filepath.Join(host, "scratch"), ".img"))
+	for _, name := range a.list(filepath.Join(a.s.Data, "images", "tmp"), "") {
+		a.say("images: %s is half-made", name)
+	}
 	a.known("logs", a.list(filepath.Join(host, "logs"), ""))
 	var snaps []string
 	for _, name := range a.list(filepath.Join(host, "snapshots"), "") {
