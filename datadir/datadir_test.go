@@ -10,7 +10,9 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
+	"time"
 
 	"github.com/volant-edge/volant"
 	"github.com/volant-edge/volant/datadir"
@@ -277,5 +279,48 @@ func TestSocketPathThatTheKernelCannotTakeIsRefused(t *testing.T) {
 	d := open(t, filepath.Join(t.TempDir(), strings.Repeat("d", 100)))
 	if _, err := d.Socket("api.sock"); !errors.Is(err, volant.ErrInvalid) || !strings.Contains(err.Error(), "shorter path") {
 		t.Errorf("error is %v, want a refusal with its cure", err)
+	}
+}
+
+// A process that was killed while it started another one leaves its lock to that for a moment.
+func TestLockOfAProcessThatIsGoneIsWaitedFor(t *testing.T) {
+	root := t.TempDir()
+	d, err := datadir.Open(root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := d.Close(); err != nil {
+		t.Fatal(err)
+	}
+	dead := exec.Command("true")
+	if err := dead.Run(); err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.OpenFile(filepath.Join(root, "lock", "server"), os.O_RDWR|os.O_TRUNC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX); err != nil {
+		t.Fatal(err)
+	}
+	fmt.Fprintln(f, dead.Process.Pid)
+	opened := make(chan error)
+	go func() {
+		d, err := datadir.Open(root)
+		if err == nil {
+			err = d.Close()
+		}
+		opened <- err
+	}()
+	select {
+	case err := <-opened:
+		t.Fatalf("it did not wait: %v", err)
+	case <-time.After(50 * time.Millisecond):
+	}
+	if err := f.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-opened; err != nil {
+		t.Errorf("after the lock was given back: %v", err)
 	}
 }

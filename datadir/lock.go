@@ -7,6 +7,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -27,7 +28,7 @@ func (d *Dir) Lock(name string) (*Lock, error) {
 	if err != nil {
 		return nil, fmt.Errorf("lock: %w", err)
 	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+	if err := take(f); err != nil {
 		busy := errors.Is(err, unix.EWOULDBLOCK)
 		if busy {
 			err = d.held(name, f)
@@ -45,10 +46,37 @@ func (d *Dir) Lock(name string) (*Lock, error) {
 	return &Lock{f}, nil
 }
 
+// lingering bounds how long a lock is waited for whose process is gone.
+const lingering = 5 * time.Second
+
+// take locks the file. A process that was killed while it started another leaves the lock to that one until it
+// runs its program: for that moment it is waited.
+func take(f *os.File) error {
+	for deadline := time.Now().Add(lingering); ; time.Sleep(5 * time.Millisecond) {
+		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if !errors.Is(err, unix.EWOULDBLOCK) || time.Now().After(deadline) {
+			return err
+		}
+		if pid, ok := holder(f); !ok || !errors.Is(unix.Kill(pid, 0), unix.ESRCH) {
+			return err
+		}
+	}
+}
+
+// holder reads which process the file names.
+func holder(f *os.File) (pid int, ok bool) {
+	b := make([]byte, maxSmallFile)
+	n, err := f.ReadAt(b, 0)
+	if err != nil && !errors.Is(err, io.EOF) {
+		return 0, false
+	}
+	pid, err = strconv.Atoi(strings.TrimSpace(string(b[:n])))
+	return pid, err == nil && pid > 0
+}
+
 func (d *Dir) held(name string, f *os.File) error {
 	who, remedy := "another process", "stop it first, or use another data directory with --data"
-	b, err := io.ReadAll(io.LimitReader(f, maxSmallFile))
-	if pid, perr := strconv.Atoi(strings.TrimSpace(string(b))); err == nil && perr == nil && pid > 0 {
+	if pid, ok := holder(f); ok {
 		who = fmt.Sprintf("process %d", pid)
 		remedy = fmt.Sprintf("stop it first (kill %d, or systemctl stop volant), or use another data directory with --data", pid)
 	}

@@ -65,11 +65,12 @@ func TestServerKilledAtRandomMoments(t *testing.T) {
 		"scale in":  func() error { return idleTimeout(ctx, s, time.Second) },
 	}
 	names := []string{"suspend", "stop", "restart", "destroy", "deploy", "scale out", "scale in"}
+	var wg sync.WaitGroup
+	defer wg.Wait() // they log
 	for range 16 {
 		name := names[r.IntN(len(names))]
 		after := time.Duration(r.IntN(600)) * time.Millisecond
 		ask(t, addr, "count")
-		var wg sync.WaitGroup
 		wg.Go(func() {
 			if err := acts[name](); err != nil {
 				t.Logf("%s, killed after %v: %v", name, after, err)
