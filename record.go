@@ -79,7 +79,8 @@ type AppName struct {
 }
 
 // Address is an address given to an app. Its ID is the address, so that it is given once; like a name
-// it can be taken again when it is a tombstone.
+// it can be taken again when it is a tombstone. A shared address has a record without an owner, which holds
+// it, and one more for each app that has it, whose ID is SharedID.
 type Address struct {
 	Meta
 	Owner   AppID  `json:"owner"`
@@ -87,6 +88,12 @@ type Address struct {
 	Type    string `json:"type"` // v4, v6, shared_v4, private_v6
 	Service string `json:"service_name,omitempty"`
 }
+
+// AddressSharedV4 is the Type of an IPv4 address that many apps have, told apart by their host names.
+const AddressSharedV4 = "shared_v4"
+
+// SharedID is the ID of the record by which an app has a shared address.
+func SharedID(ip string, app AppID) string { return ip + "@" + string(app) }
 
 // Node is one server.
 type Node struct {

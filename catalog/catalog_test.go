@@ -415,3 +415,58 @@ func BenchmarkHave(b *testing.B) {
 		}
 	}
 }
+
+func TestSecretsAndCertificatesOfAnApp(t *testing.T) {
+	ctx := t.Context()
+	mem := storetest.New()
+	c := catalog.New(catalog.Config{})
+	take := func(changes ...store.Change) *catalog.Snapshot {
+		t.Helper()
+		if _, err := store.Apply(ctx, mem, "test", changes...); err != nil {
+			t.Fatal(err)
+		}
+		entries, rev, err := mem.List(ctx, "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.Apply(entries, rev)
+		return c.Snapshot()
+	}
+	secrets := &volant.Secrets{Version: 1}
+	secrets.Meta = volant.Meta{Org: "o", App: "app_1", ID: volant.SecretsID}
+	cert := &volant.Certificate{Owner: "app_1", Hostname: "*.example.com"}
+	cert.Meta = volant.Meta{Org: "o", ID: "*.example.com"}
+	shared := &volant.Address{IP: "192.0.2.1", Type: volant.AddressSharedV4}
+	shared.Meta = volant.Meta{ID: "192.0.2.1"}
+	var changes []store.Change
+	for _, app := range []volant.AppID{"app_1", "app_2"} {
+		ad := &volant.Address{Owner: app, IP: "192.0.2.1", Type: volant.AddressSharedV4}
+		ad.Meta = volant.Meta{Org: "o", ID: volant.SharedID("192.0.2.1", app)}
+		changes = append(changes, store.Creation(ad))
+	}
+	snap := take(append(changes, store.Creation(secrets), store.Creation(cert), store.Creation(shared))...)
+	if got, ok := snap.Secrets("app_1"); !ok || got.Version != 1 {
+		t.Errorf("secrets are %+v, %v", got, ok)
+	}
+	if _, ok := snap.Secrets("app_2"); ok {
+		t.Error("another app has secrets")
+	}
+	if got, ok := snap.Certificate("*.example.com"); !ok || len(snap.Certificates("app_1")) != 1 || got.Owner != "app_1" {
+		t.Errorf("certificate is %+v, %v; the app has %d", got, ok, len(snap.Certificates("app_1")))
+	}
+	for _, app := range []volant.AppID{"app_1", "app_2"} {
+		if ads := snap.Addresses(app); len(ads) != 1 || ads[0].IP != "192.0.2.1" {
+			t.Errorf("app %s has addresses %v, want the shared one", app, ads)
+		}
+	}
+	snap = take(store.Removal(secrets.Key()), store.Removal(cert.Key()), store.Removal("address/-/"+volant.SharedID("192.0.2.1", "app_1")))
+	if _, ok := snap.Secrets("app_1"); ok || len(snap.Certificates("app_1")) != 0 || len(snap.Addresses("app_1")) != 0 {
+		t.Error("what was removed is still there")
+	}
+	if len(snap.Addresses("app_2")) != 1 {
+		t.Error("another app's shared address went too")
+	}
+	if got, ok := snap.Certificate("*.example.com"); !ok || !got.Tombstone {
+		t.Error("a removed host name's tombstone is not there")
+	}
+}

@@ -31,7 +31,8 @@ func (n *next) app(id volant.AppID) *app {
 	a := &app{machines: map[volant.MachineID]*volant.Machine{}, releases: map[uint64]*volant.Release{}}
 	if old, ok := n.apps.get(id); ok {
 		*a = *old
-		a.machines, a.releases, a.addresses = maps.Clone(old.machines), maps.Clone(old.releases), slices.Clone(old.addresses)
+		a.machines, a.releases = maps.Clone(old.machines), maps.Clone(old.releases)
+		a.addresses, a.certs = slices.Clone(old.addresses), slices.Clone(old.certs)
 	}
 	n.apps, n.own[id] = n.apps.with(id, a), a
 	return a
@@ -56,6 +57,10 @@ func (n *next) put(rec volant.Record) {
 		n.putMachine(r)
 	case *volant.Address:
 		n.putAddress(r)
+	case *volant.Certificate:
+		n.putCertificate(r)
+	case *volant.Secrets:
+		n.app(r.App).secrets = r
 	}
 }
 
@@ -82,15 +87,18 @@ func (n *next) drop(rec volant.Record) {
 		n.owner, n.haves = n.owner.without(id), n.haves.without(id)
 		n.tidy(r.App)
 	case *volant.Address:
-		if old, ok := n.addresses.get(r.IP); ok && old.Tombstone {
-			n.addresses = n.addresses.without(r.IP)
-		}
+		n.addresses = n.addresses.without(r.ID)
+	case *volant.Certificate:
+		n.certs = n.certs.without(r.ID)
+	case *volant.Secrets:
+		n.app(r.App).secrets = nil
+		n.tidy(r.App)
 	}
 }
 
 // tidy forgets an app of which nothing is left.
 func (n *next) tidy(id volant.AppID) {
-	if a := n.app(id); a.rec == nil && len(a.machines)+len(a.releases)+len(a.addresses) == 0 {
+	if a := n.app(id); a.rec == nil && a.secrets == nil && len(a.machines)+len(a.releases)+len(a.addresses)+len(a.certs) == 0 {
 		n.apps = n.apps.without(id)
 		delete(n.own, id)
 	}
@@ -125,14 +133,26 @@ func (n *next) putMachine(r *volant.Machine) {
 }
 
 func (n *next) putAddress(r *volant.Address) {
-	if old, ok := n.addresses.get(r.IP); ok {
+	if old, ok := n.addresses.get(r.ID); ok && old.Owner != "" {
 		a := n.app(old.Owner)
-		a.addresses = slices.DeleteFunc(a.addresses, func(ad *volant.Address) bool { return ad.IP == r.IP })
+		a.addresses = slices.DeleteFunc(a.addresses, func(ad *volant.Address) bool { return ad.ID == r.ID })
 	}
-	n.addresses = n.addresses.with(r.IP, r)
-	if !r.Tombstone {
+	n.addresses = n.addresses.with(r.ID, r)
+	if !r.Tombstone && r.Owner != "" { // one without an owner is shared by those that have it each by a record
 		a := n.app(r.Owner)
 		a.addresses = append(a.addresses, r)
+	}
+}
+
+func (n *next) putCertificate(r *volant.Certificate) {
+	if old, ok := n.certs.get(r.ID); ok {
+		a := n.app(old.Owner)
+		a.certs = slices.DeleteFunc(a.certs, func(c *volant.Certificate) bool { return c.ID == r.ID })
+	}
+	n.certs = n.certs.with(r.ID, r)
+	if !r.Tombstone {
+		a := n.app(r.Owner)
+		a.certs = append(a.certs, r)
 	}
 }
 
@@ -168,10 +188,12 @@ func (n *next) byKey(key string) volant.Record {
 		hash, _ := n.hashes.get(id)
 		return found(n.tokens.get(hash))
 	case volant.KindAddress:
-		for _, ad := range n.addresses.all() { // rare
-			if ad.ID == id {
-				return ad
-			}
+		return found(n.addresses.get(id))
+	case volant.KindCert:
+		return found(n.certs.get(id))
+	case volant.KindSecrets:
+		if ok && a.secrets != nil && a.secrets.ID == id {
+			return a.secrets
 		}
 	case volant.KindApp:
 		if ok && a.rec != nil {
@@ -190,7 +212,7 @@ func (n *next) byKey(key string) volant.Record {
 				}
 			}
 		}
-	case volant.KindImage, volant.KindAppName:
+	case volant.KindImage, volant.KindAppName, volant.KindLease:
 	}
 	return nil
 }

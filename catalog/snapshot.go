@@ -15,9 +15,10 @@ type Snapshot struct {
 	names     table[string, volant.AppID] // live apps by name
 	orgs      table[volant.OrgID, *volant.Org]
 	nodes     table[volant.NodeID, *volant.Node]
-	tokens    table[string, *volant.Token]   // by hash
-	hashes    table[string, string]          // of tokens, by ID
-	addresses table[string, *volant.Address] // by address
+	tokens    table[string, *volant.Token]       // by hash
+	hashes    table[string, string]              // of tokens, by ID
+	addresses table[string, *volant.Address]     // by ID, which is the address but for shared ones
+	certs     table[string, *volant.Certificate] // by host name
 	haves     table[volant.MachineID, *volant.Have]
 	owner     table[volant.MachineID, volant.AppID]
 	onNode    table[volant.NodeID, table[volant.MachineID, *volant.Machine]]
@@ -29,6 +30,8 @@ type app struct {
 	machines  map[volant.MachineID]*volant.Machine
 	releases  map[uint64]*volant.Release
 	addresses []*volant.Address
+	certs     []*volant.Certificate // live ones
+	secrets   *volant.Secrets       // nil: none
 }
 
 // App returns an app by ID, be it a tombstone.
@@ -72,8 +75,30 @@ func (s *Snapshot) Nodes() iter.Seq2[volant.NodeID, *volant.Node] { return s.nod
 // TokenByHash returns a token, be it a tombstone.
 func (s *Snapshot) TokenByHash(hash string) (*volant.Token, bool) { return s.tokens.get(hash) }
 
-// Address returns who has an address, be it a tombstone.
+// Address returns an address given to one app alone, be it a tombstone.
 func (s *Snapshot) Address(ip string) (*volant.Address, bool) { return s.addresses.get(ip) }
+
+// Certificate returns who has a host name, be it a tombstone.
+func (s *Snapshot) Certificate(hostname string) (*volant.Certificate, bool) {
+	return s.certs.get(hostname)
+}
+
+// Certificates are the live host names of an app.
+func (s *Snapshot) Certificates(id volant.AppID) []*volant.Certificate {
+	if a, ok := s.apps.get(id); ok {
+		return a.certs
+	}
+	return nil
+}
+
+// Secrets are an app's secrets, their values sealed.
+func (s *Snapshot) Secrets(id volant.AppID) (*volant.Secrets, bool) {
+	a, ok := s.apps.get(id)
+	if !ok || a.secrets == nil || a.secrets.Tombstone {
+		return nil, false
+	}
+	return a.secrets, true
+}
 
 // Machines are an app's machines, tombstones too, by ID.
 func (s *Snapshot) Machines(id volant.AppID) map[volant.MachineID]*volant.Machine {

@@ -78,6 +78,14 @@ type Addresses interface {
 	Next(kind string, used []string) (string, error)
 }
 
+// Sealer seals what only machines and proxies may read, for one place each.
+type Sealer interface {
+	Seal(aad string, plain []byte) ([]byte, error)
+	Open(aad string, sealed []byte) ([]byte, error)
+	// Digest names a value without telling it.
+	Digest(aad string, plain []byte) string
+}
+
 // Deps are the rooms and tools the API needs; all are required but Log.
 type Deps struct {
 	Store     store.Store
@@ -87,6 +95,7 @@ type Deps struct {
 	Reasons   Reasons
 	Traffic   Traffic
 	Addresses Addresses
+	Secrets   Sealer
 	Nodes     func() []api.Node // this node as its operator sees it
 	// Measure measures apps, and with own the node itself.
 	Measure func(ctx context.Context, apps []*volant.App, own bool) *metrics.Sample

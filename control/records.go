@@ -71,10 +71,38 @@ func eraseApp(ctx context.Context, s store.Store, actor string, a *volant.App) (
 			}
 		}
 	}
+	certs, _, err := store.All[volant.Certificate](ctx, s, keyPrefix(volant.KindCert, ""))
+	if err != nil {
+		return rev, err
+	}
+	for _, ct := range certs {
+		if ct.Owner == a.App {
+			if err := add(store.Removal(ct.Key())); err != nil {
+				return rev, err
+			}
+		}
+	}
+	secrets, _, err := store.All[volant.Secrets](ctx, s, keyPrefix(volant.KindSecrets, a.App))
+	if err != nil {
+		return rev, err
+	}
+	for _, sc := range secrets {
+		if err := add(erasure(sc.Key())); err != nil {
+			return rev, err
+		}
+	}
 	if err := flush(); err != nil {
 		return rev, err
 	}
 	return store.Apply(ctx, s, actor, store.Removal(a.Key()), store.Removal(volant.RecordKey(volant.KindAppName, "", a.Name)))
+}
+
+// erasure makes an app's secrets a tombstone that keeps no value.
+func erasure(key string) store.Change {
+	return store.Edit(key, func(sc *volant.Secrets) error {
+		sc.Values, sc.Tombstone = nil, true
+		return nil
+	})
 }
 
 func keyPrefix(kind volant.Kind, app volant.AppID) string {

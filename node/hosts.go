@@ -17,6 +17,7 @@ import (
 	"github.com/volant-edge/volant/image"
 	"github.com/volant-edge/volant/kernel"
 	"github.com/volant-edge/volant/microvm/qemu"
+	"github.com/volant-edge/volant/secret"
 )
 
 // parts opens what a real node is made of. The returned func closes it.
@@ -36,6 +37,9 @@ func (s *server) parts(ctx context.Context) (Parts, func() error, error) {
 	}
 	var err error
 	if p.Token, err = s.rootToken(); err != nil {
+		return p, closeAll, err
+	}
+	if p.Secrets, err = secret.Open(s.dir.Root()); err != nil {
 		return p, closeAll, err
 	}
 	imageDir, err := s.dir.Sub("images")

@@ -18,6 +18,7 @@ import (
 	"github.com/volant-edge/volant/internal/perapp"
 	"github.com/volant-edge/volant/microvm"
 	"github.com/volant-edge/volant/scale"
+	"github.com/volant-edge/volant/secret"
 	"github.com/volant-edge/volant/store"
 	"github.com/volant-edge/volant/why"
 )
@@ -45,6 +46,7 @@ type Parts struct {
 
 	Uploads   control.Images
 	Addresses control.Addresses
+	Secrets   *secret.Box                                     // opens and seals secrets and private keys
 	Proxy     func(ctx context.Context) (Link, func(), error) // finds or starts a proxy
 	Reasons   Reasons
 	// Local makes addresses of apps local to this server; nil where all are.
@@ -102,7 +104,7 @@ func NewPlatform(parts Parts) (*Platform, error) {
 	p.holder = perapp.NewHolder(appTerms{p.terms}, p.Log, p.holding, p.scaler, p.deploys)
 	p.api = control.New(control.Deps{
 		Store: p.Store, Catalog: p.cat, Machines: machines{p.fleet}, Images: p.Uploads,
-		Reasons: reasons{p.Reasons, p.edge.query}, Traffic: &p.traffic, Addresses: p.Addresses,
+		Reasons: reasons{p.Reasons, p.edge.query}, Traffic: &p.traffic, Addresses: p.Addresses, Secrets: p.Secrets,
 		Nodes: p.nodes, Measure: p.Measure, Region: p.Region, Log: p.Log,
 	})
 	return p, nil

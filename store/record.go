@@ -35,6 +35,10 @@ func newOf(kind volant.Kind) volant.Record {
 		return new(volant.Node)
 	case volant.KindAppName:
 		return new(volant.AppName)
+	case volant.KindSecrets:
+		return new(volant.Secrets)
+	case volant.KindCert:
+		return new(volant.Certificate)
 	default:
 		return new(bare)
 	}
@@ -67,6 +71,10 @@ func kindOf(r volant.Record) volant.Kind {
 		return volant.KindNode
 	case *volant.AppName:
 		return volant.KindAppName
+	case *volant.Secrets:
+		return volant.KindSecrets
+	case *volant.Certificate:
+		return volant.KindCert
 	}
 	return ""
 }

@@ -19,6 +19,7 @@ import (
 	"net/http/httptest"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -33,6 +34,7 @@ import (
 	"github.com/volant-edge/volant/microvm/fake"
 	"github.com/volant-edge/volant/node"
 	"github.com/volant-edge/volant/proxy"
+	"github.com/volant-edge/volant/secret"
 	"github.com/volant-edge/volant/store/storetest"
 	"github.com/volant-edge/volant/volanttest/memnet"
 	"github.com/volant-edge/volant/why"
@@ -65,6 +67,7 @@ type Platform struct {
 	Hook func(fake.Op) fake.Fault
 
 	dir    string
+	box    *secret.Box
 	epoch  uint64
 	cancel context.CancelFunc
 	done   chan error
@@ -81,6 +84,10 @@ func New(t testing.TB) *Platform {
 	p := &Platform{
 		t: t, Store: storetest.New(), Net: &memnet.Network{}, World: fake.NewWorld(), Why: why.NewRing(4096),
 		dir: t.TempDir(), guests: map[string]*Guest{}, links: links{m: map[volant.MachineID]netip.Addr{}},
+	}
+	var err error
+	if p.box, err = secret.Open(p.dir); err != nil {
+		t.Fatal(err)
 	}
 	p.startProxy()
 	p.Start()
@@ -135,7 +142,7 @@ func (p *Platform) Start() {
 		Dial: func(ctx context.Context, _, addr string) (net.Conn, error) {
 			return p.Net.Dial(ctx, netip.MustParseAddrPort(addr))
 		},
-		Images: images{}, Uploads: images{}, Net: &p.links, Cgroups: cgroups{}, Addresses: pool{},
+		Images: images{}, Uploads: images{}, Net: &p.links, Cgroups: cgroups{}, Addresses: pool{}, Secrets: p.box,
 		Proxy: func(context.Context) (node.Link, func(), error) { return p.Proxy, func() {}, nil },
 	}
 	if testing.Verbose() {
@@ -422,5 +429,9 @@ func (pool) Next(kind string, used []string) (string, error) {
 	if kind == "v6" {
 		format = "fd77::%d"
 	}
-	return fmt.Sprintf(format, len(used)+1), nil
+	n := 1
+	for slices.Contains(used, fmt.Sprintf(format, n)) {
+		n++
+	}
+	return fmt.Sprintf(format, n), nil
 }
