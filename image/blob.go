@@ -69,8 +69,7 @@ func (s *Store) Put(ctx context.Context, d volant.Digest, r io.Reader) error {
 	case n > s.cfg.MaxBytes:
 		return volant.Invalidf("blob %s is larger than %s", string(d), size(s.cfg.MaxBytes)).WithRemedy("make the image smaller")
 	case got != d:
-		return volant.Invalidf("blob %s: the %d bytes received are %s", string(d), n, string(got)).
-			WithRemedy("upload it again; if that fails too, the image is damaged: build it again")
+		return notTheBlob(d, got, n)
 	}
 	if err := publish(f, s.blobPath(d), 0o400); err != nil {
 		return fmt.Errorf("put blob %s: %w", string(d), s.diskFull(err))

@@ -1,9 +1,10 @@
 // Package image keeps OCI images and turns them into root disks.
 //
-//	oci-archive:FILE, oci:DIR ─► Source ─► Put ─► blobs/sha256 ─► Rootfs ─► rootfs/HEX.erofs
+//	NAME:TAG in a registry, docker-archive:FILE, oci-archive:FILE, oci:DIR
+//	  ─► Source ─► PutFor ─► blobs/sha256 ─► Rootfs ─► rootfs/HEX.erofs
 //
 // A client reads an image with a [Source] and uploads its blobs by digest; the server does the same
-// with [Store.Import]. [Store.Rootfs] merges the layers, once per manifest digest, into one read-only
+// with [Store.Import], or pulls from a registry with [Store.Pull]. [Store.Rootfs] merges the layers, once per manifest digest, into one read-only
 // EROFS file that all machines of the image share; [Store.Scratch] makes their writable disks.
 //
 // # Invariants
@@ -14,6 +15,10 @@
 //   - An error leaves nothing half-made: work is done in tmp, which Open empties.
 //   - Nothing read from an image is trusted with a length, a count or a path. Layers are merged in
 //     memory by name, so no path of theirs ever reaches the host's file system.
+//   - An organization has a blob only when it has shown its content: it uploaded it, or its registry sent
+//     it. A digest alone gives nothing, and does not even tell whether the blob is here. See [Store.Owns].
+//   - Whoever pulls for others connects only where its transport allows; see [NewTransport]. Credentials
+//     live as long as the call they came with.
 //   - Equal images give equal root disks, on every node.
 //
 // # What becomes of a layer's entries
@@ -27,6 +32,8 @@
 // # Sources
 //
 // OCI image specification 1.1: image-layout.md, manifest.md, image-index.md, config.md, layer.md.
+// OCI distribution specification 1.1, and Docker's token authentication, by go-containerregistry's
+// transport. The archive of `docker save`: Docker's image specification 1.2.
 // Extended attributes in tar: the SCHILY.xattr records of PAX.
 //
 // # Not here

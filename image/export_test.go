@@ -45,7 +45,10 @@ func OpenBytes(b []byte) (*Source, error) {
 // Choose picks among an index's images.
 func Choose(index []byte, tag string) (volant.Digest, error) {
 	var all []candidate
-	if err := (&Source{files: &archive{}}).collect(index, "", 0, &all); err != nil {
+	nothing := func(d volant.Digest) ([]byte, error) {
+		return readDocument((&Source{files: &archive{}}).open, d)
+	}
+	if err := collect(nothing, index, "", 0, &all); err != nil {
 		return "", err
 	}
 	return choose(all, tag)

@@ -1,16 +1,20 @@
 package image
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"syscall"
 	"time"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
 
 	"github.com/volant-edge/volant"
 )
@@ -100,17 +104,33 @@ func (s *Store) kept(files []stored, keep func(volant.Digest) bool) map[volant.D
 			kept[f.digest] = true
 		}
 	}
-	for d := range kept {
-		m, config, err := s.blobsOf(d)
-		if err != nil {
-			continue // no manifest, or one without its blobs: nothing more to keep for it
-		}
-		kept[config] = true
-		for _, b := range m.Blobs {
-			kept[b.Digest] = true
-		}
+	for d := range maps.Clone(kept) {
+		s.keepBlobs(d, kept, 0)
 	}
 	return kept
+}
+
+// keepBlobs adds the blobs of a manifest, or of the manifests of an index.
+func (s *Store) keepBlobs(d volant.Digest, kept map[volant.Digest]bool, depth int) {
+	raw, err := readDocument(s.Blob, d)
+	if err != nil {
+		return // not here: nothing more to keep for it
+	}
+	if index, err := v1.ParseIndexManifest(bytes.NewReader(raw)); err == nil && depth < 4 && len(index.Manifests) <= maxManifests {
+		for _, m := range index.Manifests {
+			child := volant.Digest(m.Digest.String())
+			kept[child] = true
+			s.keepBlobs(child, kept, depth+1)
+		}
+	}
+	m, config, err := parseManifest(d, raw)
+	if err != nil {
+		return
+	}
+	kept[config] = true
+	for _, b := range m.Blobs {
+		kept[b.Digest] = true
+	}
 }
 
 func (s *Store) blobsOf(d volant.Digest) (m Manifest, config volant.Digest, err error) {
@@ -132,7 +152,11 @@ func (s *Store) remove(f stored) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	if !f.blob {
+	if f.blob {
+		if err := s.disown(f.digest); err != nil {
+			return false, err
+		}
+	} else {
 		if err := os.Remove(f.path + ".json"); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return false, err
 		}

@@ -41,7 +41,7 @@ func (c Config) withDefaults() Config {
 
 // Progress says how far a long work has come. It is given to the caller's function, which must be quick.
 type Progress struct {
-	Phase string        // "upload", "import" or "convert"
+	Phase string        // "upload", "import", "pull" or "convert"
 	Blob  volant.Digest // the blob that is worked on
 	Done  int64         // bytes done, of all blobs
 	Total int64         // bytes to do
@@ -68,7 +68,7 @@ func Open(dir string, cfg Config) (*Store, error) {
 	if err := os.RemoveAll(s.path("tmp")); err != nil {
 		return nil, fmt.Errorf("open image store: %w", err)
 	}
-	for _, d := range []string{"blobs/sha256", "rootfs", "scratch", "tmp"} {
+	for _, d := range []string{"blobs/sha256", "orgs", "rootfs", "scratch", "tmp"} {
 		if err := os.MkdirAll(s.path(d), 0o700); err != nil {
 			return nil, fmt.Errorf("open image store: %w", err)
 		}

@@ -112,6 +112,8 @@ func parseManifest(d volant.Digest, raw []byte) (m Manifest, config volant.Diges
 	case p.MediaType.IsIndex():
 		return Manifest{}, "", volant.Invalidf("%s is an index of several images", string(d)).
 			WithRemedy("use the digest of the image for %s in it", platform)
+	case p.SchemaVersion == 1:
+		return Manifest{}, "", oldSchema()
 	case p.SchemaVersion != 2 || p.MediaType != "" && !p.MediaType.IsImage():
 		return Manifest{}, "", volant.Invalidf("manifest %s is of schema %d, type %q: no image of OCI or Docker",
 			string(d), p.SchemaVersion, p.MediaType).WithRemedy("build the image again with a present-day tool")
@@ -202,7 +204,7 @@ func readDocument(open opener, d volant.Digest) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read blob %s: %w", string(d), err)
 	}
-	if sum := sha256.Sum256(raw); hex.EncodeToString(sum[:]) != d.Hex() {
+	if digestOf(raw) != d {
 		return nil, volant.Invalidf("blob %s is damaged: its content has another digest", string(d)).
 			WithRemedy("make the copy of the image again")
 	}
@@ -224,7 +226,8 @@ func (s *Source) load(tag string) error {
 		return err
 	}
 	var all []candidate
-	if err := s.collect(raw, "", 0, &all); err != nil {
+	read := func(d volant.Digest) ([]byte, error) { return readDocument(s.open, d) }
+	if err := collect(read, raw, "", 0, &all); err != nil {
 		return err
 	}
 	d, err := choose(all, tag)
@@ -245,7 +248,7 @@ func (s *Source) index() ([]byte, error) {
 		cure := "check that it is an OCI image layout"
 		if old, _, err := s.files.open("manifest.json"); err == nil {
 			old.Close() //nolint:errcheck // only read from
-			cure = "it is an archive of an old `docker save`: convert it with `skopeo copy docker-archive:FILE oci-archive:NEW`"
+			cure = "it is what `docker save` makes: write docker-archive: instead of oci-archive:"
 		}
 		return nil, volant.Invalidf("there is no index.json in it").WithRemedy("%s", cure)
 	}
@@ -260,8 +263,8 @@ func (s *Source) index() ([]byte, error) {
 	return raw, nil
 }
 
-// collect lists the images of an index and of the indexes in it.
-func (s *Source) collect(raw []byte, tag string, depth int, all *[]candidate) error {
+// collect lists the images of an index and of the indexes in it, which read reads.
+func collect(read func(volant.Digest) ([]byte, error), raw []byte, tag string, depth int, all *[]candidate) error {
 	index, err := v1.ParseIndexManifest(bytes.NewReader(raw))
 	if err != nil {
 		return volant.Invalidf("index: %v", err).WithRemedy("make the copy of the image again")
@@ -281,11 +284,11 @@ func (s *Source) collect(raw []byte, tag string, depth int, all *[]candidate) er
 		}
 		switch {
 		case desc.MediaType.IsIndex():
-			inner, err := readDocument(s.open, b.Digest)
+			inner, err := read(b.Digest)
 			if err != nil {
 				return fmt.Errorf("index: %w", err)
 			}
-			if err := s.collect(inner, own, depth+1, all); err != nil {
+			if err := collect(read, inner, own, depth+1, all); err != nil {
 				return err
 			}
 		case desc.MediaType.IsImage() || desc.MediaType == types.MediaType(""):
@@ -339,4 +342,9 @@ func choose(all []candidate, tag string) (volant.Digest, error) {
 	default:
 		return "", volant.Errorf(volant.ErrNotFound, "there is no image in it").WithRemedy("make the copy of the image again")
 	}
+}
+
+func digestOf(b []byte) volant.Digest {
+	sum := sha256.Sum256(b)
+	return volant.Digest("sha256:" + hex.EncodeToString(sum[:]))
 }

@@ -36,22 +36,23 @@ type layout interface {
 	Close() error
 }
 
-// OpenSource opens "oci-archive:FILE" or "oci:DIR", either with ":TAG" after it to choose one of
-// several images. It reads the manifest and looks that each blob is there with the right size.
+// OpenSource opens "oci-archive:FILE", "oci:DIR" or "docker-archive:FILE", each with ":TAG" after it to
+// choose one of several images. It reads the manifest and looks that each blob is there with the right size.
 func OpenSource(ref string) (*Source, error) {
 	kind, rest, ok := strings.Cut(ref, ":")
 	if !ok || rest == "" {
-		return nil, volant.Invalidf("image %q does not say what it is", ref).WithRemedy("write oci-archive:FILE or oci:DIR")
+		return nil, volant.Invalidf("image %q does not say what it is", ref).WithRemedy("write %s", fileForms)
 	}
 	var open func(string) (layout, error)
 	switch kind {
+	case "docker-archive":
+		return openDockerArchive(ref, rest)
 	case "oci-archive":
 		open = openArchive
 	case "oci":
 		open = openDir
 	default:
-		return nil, volant.Invalidf("image %q: %q is no known source", ref, kind).
-			WithRemedy("write oci-archive:FILE or oci:DIR; `skopeo copy docker://%s oci-archive:image.tar` makes a file", strings.TrimPrefix(strings.TrimPrefix(ref, "docker:"), "//"))
+		return nil, volant.Invalidf("image %q: %q is no known source", ref, kind).WithRemedy("write %s", fileForms)
 	}
 	name, tag := splitTag(rest)
 	files, err := open(name)
@@ -65,6 +66,8 @@ func OpenSource(ref string) (*Source, error) {
 	}
 	return s, nil
 }
+
+const fileForms = "docker-archive:FILE, oci-archive:FILE or oci:DIR"
 
 // splitTag takes a tag off the end of a path, unless the path as a whole exists.
 func splitTag(s string) (name, tag string) {
@@ -170,6 +173,7 @@ type archive struct {
 	io.Closer
 	at    io.ReaderAt
 	files map[string]span
+	links map[string]string // of names that are links, to what
 }
 
 type span struct{ off, size int64 }
@@ -198,7 +202,7 @@ func readArchive(f interface {
 	if _, err := f.Seek(0, io.SeekStart); err != nil {
 		return nil, err
 	}
-	a := &archive{at: f, files: make(map[string]span)}
+	a := &archive{at: f, files: make(map[string]span), links: make(map[string]string)}
 	tr := tar.NewReader(f)
 	for n := 0; ; n++ {
 		h, err := tr.Next()
@@ -217,7 +221,15 @@ func readArchive(f interface {
 		if err != nil {
 			return nil, err
 		}
-		if h.Typeflag != tar.TypeReg {
+		switch h.Typeflag {
+		case tar.TypeReg:
+		case tar.TypeSymlink: // an old `docker save` has them between layers
+			a.links[path.Clean(h.Name)] = path.Join(path.Dir(h.Name), h.Linkname)
+			continue
+		case tar.TypeLink:
+			a.links[path.Clean(h.Name)] = path.Clean(h.Linkname)
+			continue
+		default:
 			continue
 		}
 		if h.Size > end-off {
@@ -229,6 +241,10 @@ func readArchive(f interface {
 
 func (a *archive) open(name string) (io.ReadCloser, int64, error) {
 	s, ok := a.files[name]
+	for n := 0; !ok && n < 4 && a.links[name] != ""; n++ {
+		name = a.links[name]
+		s, ok = a.files[name]
+	}
 	if !ok {
 		return nil, 0, &fs.PathError{Op: "open", Path: name, Err: fs.ErrNotExist}
 	}

@@ -192,7 +192,7 @@ func TestRefusedSources(t *testing.T) {
 		"no config":                        {without(config), "", []string{"config", "missing"}},
 		"a damaged manifest":               {with("blobs/sha256/"+digest.Hex(), "{}"), "", []string{string(digest), "damaged"}},
 		"no index":                         {without("index"), "", []string{"index.json"}},
-		"an old docker archive":            {map[string][]byte{"manifest.json": []byte("[]")}, "", []string{"docker save", "skopeo"}},
+		"an old docker archive":            {map[string][]byte{"manifest.json": []byte("[]")}, "", []string{"docker save", "docker-archive:"}},
 		"an index that is none":            {with("index.json", "["), "", []string{"index"}},
 		"an empty index":                   {with("index.json", `{"schemaVersion":2,"manifests":[]}`), "", []string{"no image"}},
 		"a strange digest":                 {with("index.json", `{"schemaVersion":2,"manifests":[{"digest":"sha512:`+strings.Repeat("a", 128)+`"}]}`), "", []string{"sha256"}},
