@@ -11,6 +11,7 @@ import (
 func (s *Server) platformRoutes() []Route {
 	return []Route{
 		at("GET /v1/health", scopeNone, "health", s.health, "Say that the API answers", nil, ok(api.Health{})),
+		at("GET /v1/openapi.json", scopeNone, "openapi", s.openAPI, "Read this document", nil, ok(map[string]any{})),
 		at("GET /v1/nodes", scopeRead, "node.list", s.listNodes, "List the servers", nil, ok([]api.Node{})),
 		at("GET /metrics", scopeRead, "metrics.read", s.metrics, "Read what the server measures of apps, in Prometheus' text form", nil, text()),
 		at("GET /v1/why/{what}", scopeRead, "why", s.getWhy, "Read why something happened, newest first", nil, ok([]why.Record{}),
@@ -21,5 +22,11 @@ func (s *Server) platformRoutes() []Route {
 
 func (s *Server) health(w http.ResponseWriter, _ *call) error {
 	reply(w, http.StatusOK, api.Health{Status: "ok"})
+	return nil
+}
+
+func (s *Server) openAPI(w http.ResponseWriter, _ *call) error {
+	w.Header().Set("Content-Type", "application/json")
+	_, _ = w.Write(api.OpenAPI) // the caller is gone: nobody to tell
 	return nil
 }
