@@ -3,13 +3,12 @@ package appfile
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"math"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
-
-	"github.com/pelletier/go-toml/v2/unstable"
 
 	volant "github.com/volant-edge/volant"
 )
@@ -25,11 +24,21 @@ func (p *problem) Error() string { return p.text }
 // reader collects the problems of a file while its tables are read.
 type reader struct {
 	problems []*problem
-	ignored  []*problem // keys of Fly's that are not acted on
+	ignored  []*problem // what is asked for and not acted on
+	warnings []*problem
 }
 
 func (r *reader) wrong(at pos, format string, args ...any) {
 	r.problems = append(r.problems, &problem{at, fmt.Sprintf(format, args...)})
+}
+
+// unserved is a problem unless the caller allows what is not acted on.
+func (r *reader) unserved(at pos, format string, args ...any) {
+	r.ignored = append(r.ignored, &problem{at, fmt.Sprintf(format, args...)})
+}
+
+func (r *reader) warn(at pos, format string, args ...any) {
+	r.warnings = append(r.warnings, &problem{at, fmt.Sprintf(format, args...)})
 }
 
 // section reads one table: each key that is asked for is known, and end tells of the others.
@@ -52,12 +61,22 @@ func (s *section) name(key string) string {
 	return s.path + "." + key
 }
 
+// get is the value of a key, which is known from now on; nil where it is missing or null.
 func (s *section) get(key string) *value {
 	s.known[key] = true
+	if !s.has(key) {
+		return nil
+	}
 	return s.t.vals[key]
 }
 
-func (s *section) has(key string) bool { return s.t.vals[key] != nil }
+func (s *section) has(key string) bool {
+	v := s.t.vals[key]
+	return v != nil && !v.null()
+}
+
+// at is the place of a key that is there.
+func (s *section) at(key string) pos { return s.t.vals[key].pos }
 
 // end tells of keys which were not asked for. Those in fly are Fly's, each with what to do instead.
 func (s *section) end(fly map[string]string) {
@@ -65,13 +84,11 @@ func (s *section) end(fly map[string]string) {
 		if s.known[k] {
 			continue
 		}
-		at := s.t.vals[k].pos
+		at := s.at(k)
 		if cure, ok := fly[k]; ok {
-			text := s.name(k) + " is a key of Fly's that is not acted on yet"
-			if cure != "" {
-				text += ": " + cure
+			if !s.t.vals[k].nothing() {
+				s.r.unserved(at, "%s is not acted on: %s", s.name(k), cure)
 			}
-			s.r.ignored = append(s.r.ignored, &problem{at, text})
 			continue
 		}
 		text := fmt.Sprintf("unknown key %s", s.name(k))
@@ -84,18 +101,15 @@ func (s *section) end(fly map[string]string) {
 
 // nearest is the known key most like k, or "" where none is like it.
 func (s *section) nearest(k string, fly map[string]string) string {
-	var names []string
-	for n := range s.known {
-		names = append(names, n)
-	}
-	for n := range fly {
-		names = append(names, n)
-	}
+	return nearest(k, slices.Sorted(maps.Keys(s.known)), slices.Sorted(maps.Keys(fly)))
+}
+
+// nearest is the word of the lists most like w, or "" where none is like it.
+func nearest(w string, lists ...[]string) string {
 	plain := func(s string) string { return strings.ToLower(strings.ReplaceAll(s, "-", "_")) }
-	best, least := "", max(2, len(k)/3)+1
-	slices.Sort(names)
-	for _, n := range names {
-		if d := distance(plain(k), plain(n)); d < least {
+	best, least := "", max(2, len(w)/3)+1
+	for _, n := range slices.Concat(lists...) {
+		if d := distance(plain(w), plain(n)); d < least && 2*d <= max(len(w), len(n)) {
 			best, least = n, d
 		}
 	}
@@ -131,7 +145,7 @@ func (s *section) str(key string, to *string) bool {
 	if v == nil {
 		return false
 	}
-	if v.kind != unstable.String {
+	if v.kind != kindString {
 		s.r.wrong(v.pos, "%s is %s: write a string in quotes", s.name(key), v.what())
 		return false
 	}
@@ -146,7 +160,11 @@ func (s *section) oneOf(key string, to *string, words ...string) bool {
 		return false
 	}
 	if !slices.Contains(words, w) {
-		s.r.wrong(s.t.vals[key].pos, "%s is %q: use one of %s", s.name(key), w, strings.Join(words, ", "))
+		text := fmt.Sprintf("%s is %q: use one of %s", s.name(key), w, strings.Join(words, ", "))
+		if near := nearest(w, words); near != "" {
+			text += fmt.Sprintf("; did you mean %s?", near)
+		}
+		s.r.wrong(s.at(key), "%s", text)
 		return false
 	}
 	*to = w
@@ -158,7 +176,7 @@ func (s *section) boolean(key string, to *bool) bool {
 	if v == nil {
 		return false
 	}
-	if v.kind != unstable.Bool {
+	if v.kind != kindBool {
 		s.r.wrong(v.pos, "%s is %s: write true or false", s.name(key), v.what())
 		return false
 	}
@@ -185,7 +203,7 @@ func (s *section) integer(key string, to *int, least, most int) bool {
 }
 
 func (v *value) int() (int, bool) {
-	if v.kind != unstable.Integer {
+	if v.kind != kindInt {
 		return 0, false
 	}
 	n, err := strconv.ParseInt(v.text, 0, 64)
@@ -195,31 +213,55 @@ func (v *value) int() (int, bool) {
 	return int(n), true
 }
 
-// duration reads a string such as "15s", or a number of unit.
+// duration reads a string such as "15s", or a number of unit, within bounds.
 func (s *section) duration(key string, to *volant.Duration, unit, least, most time.Duration) bool {
-	v := s.get(key)
-	if v == nil {
-		return false
-	}
-	var d time.Duration
-	if n, ok := v.int(); ok {
-		if n < -1e9 || n > 1e9 {
-			s.r.wrong(v.pos, "%s is %s: use %s to %s", s.name(key), v.text, short(least), short(most))
-			return false
-		}
-		d = time.Duration(n) * unit
-	} else if parsed, err := time.ParseDuration(v.text); err == nil && v.kind == unstable.String {
-		d = parsed
-	} else {
-		s.r.wrong(v.pos, "%s is %s: write a number and a unit, such as \"15s\" or \"2m\"", s.name(key), v.what())
+	d, ok := s.anyDuration(key, unit)
+	if !ok {
 		return false
 	}
 	if d < least || d > most {
-		s.r.wrong(v.pos, "%s is %s: use %s to %s", s.name(key), short(d), short(least), short(most))
+		s.r.wrong(s.at(key), "%s is %s: use %s to %s", s.name(key), short(d), short(least), short(most))
 		return false
 	}
 	*to = volant.Duration(d)
 	return true
+}
+
+// clamped is as duration, but takes the nearest bound with a warning.
+func (s *section) clamped(key string, to *volant.Duration, unit, least, most time.Duration) bool {
+	d, ok := s.anyDuration(key, unit)
+	if !ok {
+		return false
+	}
+	if in := min(max(d, least), most); in != d {
+		s.r.warn(s.at(key), "%s is %s, outside %s to %s: %s is used", s.name(key), short(d), short(least), short(most), short(in))
+		d = in
+	}
+	*to = volant.Duration(d)
+	return true
+}
+
+// maxCount bounds a number of any unit, so that it makes no duration overflow.
+const maxCount = 1_000_000_000
+
+func (s *section) anyDuration(key string, unit time.Duration) (time.Duration, bool) {
+	v := s.get(key)
+	if v == nil {
+		return 0, false
+	}
+	if n, ok := v.int(); ok {
+		if n < -maxCount || n > maxCount {
+			s.r.wrong(v.pos, "%s is %s: write a number and a unit, such as \"15s\" or \"2m\"", s.name(key), v.text)
+			return 0, false
+		}
+		return time.Duration(n) * unit, true
+	}
+	d, err := time.ParseDuration(v.text)
+	if err != nil || v.kind != kindString {
+		s.r.wrong(v.pos, "%s is %s: write a number and a unit, such as \"15s\" or \"2m\"", s.name(key), v.what())
+		return 0, false
+	}
+	return d, true
 }
 
 // short writes a duration without zero units: 24h, not 24h0m0s.
@@ -242,13 +284,13 @@ func (s *section) strs(key string, to *[]string) bool {
 	}
 	out := []string{}
 	for _, e := range v.list {
-		if e.kind != unstable.String {
+		if e.kind != kindString {
 			s.r.wrong(v.pos, "%s has %s in it: write a list of strings, such as [\"a\", \"b\"]", s.name(key), e.what())
 			return false
 		}
 		out = append(out, e.text)
 	}
-	if v.kind != unstable.Array {
+	if v.kind != kindList {
 		s.r.wrong(v.pos, "%s is %s: write a list of strings, such as [\"a\", \"b\"]", s.name(key), v.what())
 		return false
 	}
@@ -264,7 +306,7 @@ func (s *section) tables(key string) []*section {
 		return nil
 	case v.table != nil:
 		return []*section{s.r.section(v.table, s.name(key))}
-	case v.kind == unstable.Array:
+	case v.kind == kindList:
 		var out []*section
 		for _, e := range v.list {
 			if e.table == nil {
@@ -279,11 +321,26 @@ func (s *section) tables(key string) []*section {
 	return nil
 }
 
+// named are the tables under a key that is a table of tables, such as [checks.NAME].
+func (s *section) named(key string) []*section {
+	all := s.one(key)
+	if all == nil {
+		return nil
+	}
+	var out []*section
+	for _, name := range all.t.keys {
+		if t := all.one(name); t != nil {
+			out = append(out, t)
+		}
+	}
+	return out
+}
+
 // one is the single table under a key, or nil.
 func (s *section) one(key string) *section {
 	all := s.tables(key)
 	if len(all) > 1 {
-		s.r.wrong(all[1].t.pos, "%s is given %d times: once is all there is yet", s.name(key), len(all))
+		s.r.wrong(all[1].t.pos, "%s is given %d times: give it once", s.name(key), len(all))
 	}
 	if len(all) == 0 {
 		return nil

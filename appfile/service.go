@@ -1,151 +1,227 @@
 package appfile
 
 import (
-	"fmt"
 	"strconv"
 	"strings"
 	"time"
 
-	"github.com/pelletier/go-toml/v2/unstable"
-
 	volant "github.com/volant-edge/volant"
 )
 
-func (p *parser) service(s *section) {
+// services reads [http_service] and [[services]].
+func (p *parser) services(s *section) {
+	if h := s.one("http_service"); h != nil {
+		p.service(h, true)
+	}
+	for _, v := range s.tables("services") {
+		p.service(v, false)
+	}
+}
+
+// service reads one service. That of http_service has its two ports by itself.
+func (p *parser) service(s *section, http bool) {
 	svc := volant.Service{Protocol: "tcp", InternalPort: 8080}
+	groups := p.serviceGroups(s)
 	s.integer("internal_port", &svc.InternalPort, 1, 65535)
 	if s.oneOf("protocol", &svc.Protocol, "tcp", "udp") && svc.Protocol == "udp" {
-		p.r.ignored = append(p.r.ignored, &problem{s.t.vals["protocol"].pos, "services.protocol \"udp\" is not served yet: use \"tcp\""})
+		p.r.unserved(s.at("protocol"), "%s \"udp\" is not served yet: use \"tcp\"", s.name("protocol"))
 		return
 	}
 	s.oneOf("wake_on", &svc.WakeOn, "connect", "data")
-	p.concurrency(s, &svc)
-	for _, v := range s.tables("ports") {
-		p.port(v, &svc)
-	}
-	for _, v := range s.tables("tcp_checks") {
-		c := volant.ServiceCheck{Type: "tcp"}
-		v.duration("interval", &c.Interval, time.Millisecond, time.Second, time.Minute)
-		v.duration("timeout", &c.Timeout, time.Millisecond, 100*time.Millisecond, time.Minute)
-		v.duration("grace_period", &c.Grace, time.Millisecond, 0, time.Minute)
-		v.end(map[string]string{"restart_limit": ""})
-		svc.Checks = append(svc.Checks, c)
-	}
-	p.auto = append(p.auto, p.autoOf(s))
-	p.ofGroup(s)
-	s.end(map[string]string{
-		"http_checks": "use [[services.tcp_checks]]", "machine_checks": "", "script_checks": "", "http_options": "", "tls_options": "",
-		"force_https": "HTTP handlers are not served yet",
-	})
-	p.f.Config.Services = append(p.f.Config.Services, svc)
-}
-
-func (p *parser) port(s *section, svc *volant.Service) {
-	var port volant.Port
-	one := s.integer("port", &port.Port, 1, 65535)
-	start := s.integer("start_port", &port.StartPort, 1, 65535)
-	end := s.integer("end_port", &port.EndPort, 1, 65535)
-	switch {
-	case s.has("port") && (s.has("start_port") || s.has("end_port")):
-		p.r.wrong(s.t.pos, "services.ports has port beside start_port or end_port: write one port, or a range")
-		return
-	case start != end && s.has("start_port") != s.has("end_port"):
-		p.r.wrong(s.t.pos, "services.ports has only one end of a range: write start_port and end_port")
-		return
-	case start && end && port.StartPort > port.EndPort:
-		p.r.wrong(s.t.pos, "services.ports: start_port %d is above end_port %d", port.StartPort, port.EndPort)
-		return
-	case !s.has("port") && !s.has("start_port"):
-		p.r.wrong(s.t.pos, "services.ports has no port: write port, such as port = 5432")
-		return
-	}
-	var handlers []string
-	if s.strs("handlers", &handlers) && len(handlers) > 0 {
-		p.r.ignored = append(p.r.ignored, &problem{s.t.vals["handlers"].pos, fmt.Sprintf(
-			"services.ports.handlers %q are not served yet: leave them out, and the port takes raw TCP", handlers)})
-	}
-	const cure = "HTTP and TLS handlers are not served yet"
-	s.end(map[string]string{"force_https": cure, "http_options": cure, "tls_options": cure, "proxy_proto_options": ""})
-	if one || start && end {
-		p.claim(s.t.pos, port, svc.InternalPort)
-		svc.Ports = append(svc.Ports, port)
-	}
-}
-
-// span is a range of external ports and the internal port they lead to.
-type span struct{ first, last, internal int }
-
-// claim says where an external port is given twice.
-func (p *parser) claim(at pos, port volant.Port, internal int) {
-	first, last := port.Range()
-	for _, o := range p.spans {
-		if first <= o.last && o.first <= last {
-			p.r.wrong(at, "port %d is given twice, for internal_port %d and %d", max(first, o.first), o.internal, internal)
-			return
+	if http {
+		p.httpPorts(s, &svc)
+	} else {
+		for _, v := range s.tables("ports") {
+			p.port(v, &svc)
+		}
+		if len(svc.Ports) == 0 && !s.has("ports") {
+			p.r.warn(s.t.pos, "services of internal_port %d has no ports: nothing reaches it from outside", svc.InternalPort)
 		}
 	}
-	p.spans = append(p.spans, span{first, last, internal})
+	p.concurrency(s, &svc)
+	p.serviceChecks(s, &svc, http)
+	auto := p.autoOf(s)
+	s.end(map[string]string{
+		"machine_checks": "use checks of the service, which hold up a deploy too",
+		"script_checks":  "use tcp_checks or http_checks",
+		"force_https":    "write it in the ports",
+		"http_options":   "write them in the ports",
+		"tls_options":    "write them in the ports",
+	})
+	for _, g := range groups {
+		p.configs[g].Services = append(p.configs[g].Services, svc)
+		p.autoScale(g, auto)
+	}
 }
 
-const maxLimit = volant.MaxLimit
+// serviceGroups are the groups that a service is of. It names one where there are several.
+func (p *parser) serviceGroups(s *section) []string {
+	groups := p.groupsOf(s)
+	switch {
+	case !s.has("processes") && len(p.groups) == 1:
+		return p.groups
+	case len(s.t.vals) > 0 && !s.has("processes"):
+		p.r.wrong(s.t.pos, "%s does not say which process group it is of: add processes = [%q]", s.path, p.groups[0])
+	case len(groups) > 1:
+		p.r.unserved(s.at("processes"), "%s names %d process groups, and a port leads to one: name one, and give the others services of their own",
+			s.name("processes"), len(groups))
+		return groups[:1]
+	}
+	return groups
+}
 
+// concurrency reads the limits of a machine. It comes after the ports, which say whether requests can be counted.
 func (p *parser) concurrency(s *section, svc *volant.Service) {
 	v := s.get("concurrency")
 	if v == nil {
 		return
 	}
 	var c volant.Concurrency
-	if v.kind == unstable.String {
+	if v.kind == kindString {
 		soft, hard, ok := strings.Cut(v.text, ",")
 		var err1, err2 error
 		c.SoftLimit, err1 = strconv.Atoi(strings.TrimSpace(soft))
 		c.HardLimit, err2 = strconv.Atoi(strings.TrimSpace(hard))
-		if !ok || err1 != nil || err2 != nil || c.SoftLimit < 1 || c.HardLimit > maxLimit {
-			p.r.wrong(v.pos, "services.concurrency is %s: write a table, such as { soft_limit = 20, hard_limit = 25 }", v.what())
+		if !ok || err1 != nil || err2 != nil || c.SoftLimit < 1 || c.HardLimit < 1 || c.HardLimit > volant.MaxLimit {
+			p.r.wrong(v.pos, "%s is %s: write a table, such as { soft_limit = 20, hard_limit = 25 }", s.name("concurrency"), v.what())
 			return
+		}
+		if speaksHTTP(svc) {
+			c.Type = "requests" // what the old form means
 		}
 	} else {
 		t := s.one("concurrency")
 		if t == nil {
 			return
 		}
-		if t.oneOf("type", &c.Type, "connections", "requests") && c.Type == "requests" {
-			p.r.ignored = append(p.r.ignored, &problem{
-				t.t.vals["type"].pos,
-				"services.concurrency.type \"requests\" is not served yet: leave it out, and connections are counted",
-			})
-			c.Type = ""
+		if t.oneOf("type", &c.Type, "connections", "requests") && c.Type == "requests" && !speaksHTTP(svc) {
+			p.r.wrong(t.at("type"), "%s \"requests\" needs the handler \"http\" on the ports: use \"connections\"", t.name("type"))
 		}
-		t.integer("soft_limit", &c.SoftLimit, 1, maxLimit)
-		t.integer("hard_limit", &c.HardLimit, 1, maxLimit)
+		t.integer("soft_limit", &c.SoftLimit, 1, volant.MaxLimit)
+		t.integer("hard_limit", &c.HardLimit, 1, volant.MaxLimit)
 		t.end(nil)
 	}
 	if c.HardLimit > 0 && c.SoftLimit > c.HardLimit {
-		p.r.wrong(v.pos, "services.concurrency: soft_limit %d is above hard_limit %d: lower the one or raise the other", c.SoftLimit, c.HardLimit)
+		p.r.wrong(v.pos, "%s: soft_limit %d is above hard_limit %d: lower the one or raise the other", s.name("concurrency"), c.SoftLimit, c.HardLimit)
 	}
 	svc.Concurrency = &c
 }
 
-// autoOf reads a service's keys of starting and stopping.
-func (p *parser) autoOf(s *section) auto {
-	a := auto{at: s.t.pos}
-	if v := s.get("auto_stop_machines"); v != nil {
-		a.at = v.pos
-		switch {
-		case v.kind == unstable.Bool && v.text == "true", v.kind == unstable.String && v.text == "stop":
-			a.stop = volant.OnIdleStop
-		case v.kind == unstable.Bool, v.kind == unstable.String && v.text == "off":
-			a.stop = volant.OnIdleOff
-		case v.kind == unstable.String && v.text == "suspend":
-			a.stop = volant.OnIdleSuspend
-		default:
-			p.r.wrong(v.pos, "%s is %s: use one of off, stop, suspend", s.name("auto_stop_machines"), v.what())
+func speaksHTTP(svc *volant.Service) bool {
+	for _, p := range svc.Ports {
+		for _, h := range p.Handlers {
+			if h == volant.HandlerHTTP {
+				return true
+			}
 		}
 	}
-	var start bool
-	if s.boolean("auto_start_machines", &start) {
-		a.start, a.startAt = &start, s.t.vals["auto_start_machines"].pos
+	return false
+}
+
+func (p *parser) serviceChecks(s *section, svc *volant.Service, http bool) {
+	add := func(key, kind string) {
+		for _, v := range s.tables(key) {
+			c := volant.ServiceCheck{Type: kind}
+			v.clamped("interval", &c.Interval, time.Millisecond, time.Second, time.Minute)
+			v.clamped("timeout", &c.Timeout, time.Millisecond, time.Second, time.Minute)
+			p.check(v, &c)
+			v.end(unservedCheck)
+			svc.Checks = append(svc.Checks, c)
+		}
 	}
-	a.minGiven = s.integer("min_machines_running", &a.min, 0, volant.MaxMachines)
-	return a
+	if http {
+		add("checks", "http")
+		return
+	}
+	add("tcp_checks", "tcp")
+	add("http_checks", "http")
+}
+
+var unservedCheck = map[string]string{
+	"restart_limit":  "a failing check takes a machine out of routing and restarts nothing",
+	"machine_checks": "use checks of the service",
+}
+
+// check reads what all checks have but interval and timeout, whose bounds differ.
+func (p *parser) check(s *section, c *volant.ServiceCheck) {
+	s.duration("grace_period", &c.Grace, time.Millisecond, 0, time.Hour)
+	if c.Type != "http" {
+		return
+	}
+	s.str("method", &c.Method)
+	c.Method = strings.ToUpper(c.Method)
+	if strings.ContainsFunc(c.Method, func(r rune) bool { return r < 'A' || r > 'Z' }) {
+		p.r.wrong(s.at("method"), "%s is %q: write a method, such as \"GET\"", s.name("method"), c.Method)
+	}
+	p.path(s, "path", &c.Path)
+	s.oneOf("protocol", &c.Protocol, "http", "https")
+	s.boolean("tls_skip_verify", &c.TLSSkipVerify)
+	s.str("tls_server_name", &c.TLSServerName)
+	h := s.one("headers")
+	if h == nil {
+		return
+	}
+	for _, name := range h.t.keys {
+		var values []string
+		if h.t.vals[name].kind == kindList {
+			h.strs(name, &values)
+		} else {
+			values = make([]string, 1)
+			h.str(name, &values[0])
+		}
+		p.header(h, name, values...)
+		c.Headers = append(c.Headers, volant.CheckHeader{Name: name, Values: values})
+	}
+}
+
+// header sees to it that a header can be sent.
+func (p *parser) header(s *section, name string, values ...string) {
+	const extra = "!#$%&'*+-.^_`|~"
+	odd := func(r rune) bool {
+		return (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && (r < '0' || r > '9') && !strings.ContainsRune(extra, r)
+	}
+	if name == "" || strings.ContainsFunc(name, odd) {
+		p.r.wrong(s.at(name), "%s is no name of a header: write one such as X-Forwarded-Proto", s.name(name))
+	}
+	for _, v := range values {
+		if strings.ContainsAny(v, "\r\n\x00") {
+			p.r.wrong(s.at(name), "%s: a header's value has one line", s.name(name))
+		}
+	}
+}
+
+// checks reads [checks.NAME], which are of machines as a whole.
+func (p *parser) checks(file *section) {
+	port := 0
+	if h := file.t.vals["http_service"]; h != nil && h.table != nil {
+		port = 8080
+		if v := h.table.vals["internal_port"]; v != nil {
+			port, _ = v.int() // what is wrong with it is told where it is read
+		}
+	}
+	for _, s := range file.named("checks") {
+		c := volant.MachineCheck{ServiceCheck: volant.ServiceCheck{Port: port}}
+		groups := p.groupsOf(s)
+		if !s.has("processes") {
+			groups = p.groups
+		}
+		if !s.oneOf("type", &c.Type, "http", "tcp") && !s.has("type") {
+			p.r.wrong(s.t.pos, "%s has no type: write type = \"http\" or \"tcp\"", s.path)
+		}
+		if !s.integer("port", &c.Port, 1, 65535) && !s.has("port") && port == 0 {
+			p.r.wrong(s.t.pos, "%s has no port: write the one that the app listens on, such as port = 8080", s.path)
+		}
+		s.duration("interval", &c.Interval, time.Millisecond, 2*time.Second, time.Minute)
+		s.duration("timeout", &c.Timeout, time.Millisecond, time.Second, time.Minute)
+		s.oneOf("kind", &c.Kind, "informational", "readiness")
+		p.check(s, &c.ServiceCheck)
+		s.end(unservedCheck)
+		name := strings.TrimPrefix(s.path, "checks.")
+		for _, g := range groups {
+			if p.configs[g].Checks == nil {
+				p.configs[g].Checks = map[string]volant.MachineCheck{}
+			}
+			p.configs[g].Checks[name] = c
+		}
+	}
 }

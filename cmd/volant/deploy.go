@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -24,7 +25,7 @@ func newDeploy(g *globals) *cobra.Command {
 		Use: "deploy --app NAME --image oci-archive:FILE|oci:DIR [--config volant.toml]", Args: cobra.NoArgs,
 		Short: "Bring an image and a config into service, without closing a connection",
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			f, err := readAppfile(file, allow)
+			f, err := readAppfile(file, appfile.Options{AllowUnsupported: allow, HasImage: ref != ""})
 			if err != nil {
 				return err
 			}
@@ -35,7 +36,7 @@ func newDeploy(g *globals) *cobra.Command {
 				return fmt.Errorf("which app? name it with --app, or with app = \"NAME\" in the config")
 			}
 			if ref == "" {
-				ref = f.Config.Image
+				ref = f.Image
 			}
 			if ref == "" {
 				return fmt.Errorf("which image? name it with --image oci-archive:FILE or oci:DIR")
@@ -66,14 +67,11 @@ func newDeploy(g *globals) *cobra.Command {
 	return cmd
 }
 
-// readAppfile reads the named config, or volant.toml or fly.toml of this directory, or none.
-func readAppfile(name string, allow bool) (*appfile.File, error) {
-	if name == "" {
-		for _, try := range []string{"volant.toml", "fly.toml"} {
-			if _, err := os.Stat(try); err == nil {
-				name = try
-				break
-			}
+// readAppfile reads the named config, or the one of this directory, or none.
+func readAppfile(name string, opt appfile.Options) (*appfile.File, error) {
+	for _, try := range appfile.Names {
+		if _, err := os.Stat(try); err == nil && name == "" {
+			name = try
 		}
 	}
 	if name == "" {
@@ -83,7 +81,13 @@ func readAppfile(name string, allow bool) (*appfile.File, error) {
 	if err != nil {
 		return nil, volant.Errorf(volant.ErrNotFound, "config: %v", err)
 	}
-	return appfile.Parse(name, b, appfile.Options{AllowUnsupported: allow})
+	opt.ReadFile = func(path string) ([]byte, error) {
+		if !filepath.IsAbs(path) {
+			path = filepath.Join(filepath.Dir(name), path)
+		}
+		return os.ReadFile(path)
+	}
+	return appfile.Parse(name, b, opt)
 }
 
 // deployment is one run of `volant deploy`.
@@ -111,11 +115,12 @@ func (d *deployment) run(ctx context.Context, ref string, f *appfile.File, detac
 	if err := d.prepare(ctx, digest); err != nil {
 		return api.Release{}, err
 	}
-	cfg := f.Config
-	cfg.Image = ref
-	r, err := d.c.CreateRelease(ctx, d.app, api.CreateRelease{
-		Image: string(digest), Config: cfg, Scale: scalePatch(f), WaitTimeout: f.WaitTimeout,
-	})
+	req := f.Release
+	req.Image = string(digest)
+	for _, cfg := range f.Configs() {
+		cfg.Image = ref
+	}
+	r, err := d.c.CreateRelease(ctx, d.app, req)
 	if err != nil {
 		return r, err
 	}
@@ -124,50 +129,6 @@ func (d *deployment) run(ctx context.Context, ref string, f *appfile.File, detac
 		return r, nil
 	}
 	return d.follow(ctx, r)
-}
-
-// scalePatch is what the config's [scale], and the keys of Fly's that mean the same, name; nil if they name
-// nothing.
-func scalePatch(f *appfile.File) *api.ScalePatch {
-	if len(f.ScaleSet) == 0 {
-		return nil
-	}
-	s, p := f.Scale, &api.ScalePatch{}
-	for _, key := range f.ScaleSet {
-		switch key {
-		case "min":
-			p.Min = &s.Min
-		case "max":
-			p.Max = &s.Max
-		case "idle_timeout":
-			p.IdleTimeout = &s.IdleTimeout
-		case "on_idle":
-			p.OnIdle = &s.OnIdle
-		case "keep":
-			p.Keep = &s.Keep
-		case "no_wake":
-			p.NoWake = &s.NoWake
-		case "drain_timeout":
-			p.DrainAfter = &s.DrainAfter
-		case "max_queue":
-			p.MaxQueue = &s.MaxQueue
-		case "queue_timeout":
-			p.QueueTime = &s.QueueTime
-		case "max_per_client":
-			p.MaxPerPeer = &s.MaxPerPeer
-		case "spill":
-			p.Spill = &s.Spill
-		case "region_min":
-			p.RegionMin = s.RegionMin
-		case "region_max":
-			p.RegionMax = s.RegionMax
-		case "regions":
-			p.Regions = s.Regions
-		default:
-			panic("appfile sets " + key + ", which deploy does not know")
-		}
-	}
-	return p
 }
 
 // upload sends the blobs the server does not have.
