@@ -22,7 +22,7 @@ func (f *deployFleet) Observe(_ context.Context, id volant.AppID) (deploy.Observ
 	if !ok || a.Tombstone {
 		return deploy.Observation{}, volant.Errorf(volant.ErrNotFound, "app %s does not exist", id)
 	}
-	o := deploy.Observation{Now: time.Now(), Org: a.Org, Current: a.Release, Min: a.Scale.Least(), Primary: f.region}
+	o := deploy.Observation{Now: time.Now(), Org: a.Org, Current: a.Release, Min: a.Scale.Least(), Primary: f.primary(a)}
 	for _, r := range snap.Releases(id) {
 		if !r.Tombstone {
 			o.Releases = append(o.Releases, deploy.ReleaseOf(r))
@@ -103,7 +103,7 @@ func (f *deployFleet) createFor(ctx context.Context, app volant.AppID, step depl
 	if !ok {
 		return "", volant.Errorf(volant.ErrNotFound, "release %d of app %s does not exist", step.Release, app)
 	}
-	m := f.newMachine(a, mold{r.Version, r.Image, r.Config}, volant.RunOn)
+	m := f.newMachine(a, r.Config.Group(), mold{r.Version, r.Image, r.Config}, volant.RunOn)
 	m.Cordoned = true
 	if step.Replaces != "" {
 		m.Config.Metadata[deploy.MetadataReplaces] = string(step.Replaces)

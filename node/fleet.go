@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"strconv"
 	"time"
 
 	"github.com/oklog/ulid/v2"
@@ -32,19 +34,15 @@ type fleet struct {
 }
 
 // Observe is scale's.
-func (f *fleet) Observe(_ context.Context, id volant.AppID) (scale.Observation, error) {
+func (f *fleet) Observe(_ context.Context, id volant.AppID) ([]scale.Observation, error) {
 	snap := f.cat.Snapshot()
 	a, ok := snap.App(id)
 	if !ok || a.Tombstone {
-		return scale.Observation{}, volant.Errorf(volant.ErrNotFound, "app %s does not exist", id)
+		return nil, volant.Errorf(volant.ErrNotFound, "app %s does not exist", id)
 	}
-	o := scale.Observation{Org: a.Org, Scale: a.Scale.WithDefaults(), Soft: volant.DefaultSoft, Primary: f.region, Release: a.Release}
 	now := time.Now()
-	tmpl, ok := template(snap, a)
-	if ok {
-		o.Template = true
-		o.Soft = soft(&tmpl.cfg)
-	}
+	groups := groupsOf(snap, a)
+	ms := map[string][]scale.Machine{}
 	for _, m := range snap.Machines(id) {
 		if m.Tombstone || m.Run == volant.RunDestroyed {
 			continue
@@ -53,10 +51,23 @@ func (f *fleet) Observe(_ context.Context, id volant.AppID) (scale.Observation, 
 		if h, ok := snap.Have(volant.MachineID(m.ID)); ok {
 			have = &h
 		}
-		o.Machines = append(o.Machines, scale.MachineOf(m, have, now))
+		name := groupOf(m, groups[0].name)
+		ms[name] = append(ms[name], scale.MachineOf(m, have, now))
 	}
-	o.Regions = map[volant.Region]scale.Region{f.region: {Room: f.room(tmpl.cfg.Guest)}}
-	return o, nil
+	var out []scale.Observation
+	for i := range groups {
+		g := &groups[i]
+		o := scale.Observation{
+			Org: a.Org, Group: g.name, Worker: g.worker(), Scale: g.scale.WithDefaults(), Soft: volant.DefaultSoft,
+			Primary: f.primary(a), Release: a.Release, Template: g.ok, Machines: ms[g.name],
+		}
+		if g.ok {
+			o.Soft = soft(&g.mold.cfg)
+		}
+		o.Regions = map[volant.Region]scale.Region{f.region: {Room: f.room(g.mold.cfg.Guest)}}
+		out = append(out, o)
+	}
+	return out, nil
 }
 
 // room is how many more machines of a size the host can take.
@@ -84,51 +95,12 @@ func soft(cfg *volant.MachineConfig) int {
 	return low
 }
 
-// mold is what a new machine is made from.
-type mold struct {
-	release uint64
-	image   volant.Digest
-	cfg     volant.MachineConfig
-}
-
-// template is the current release, and without one the newest machine's config.
-func template(snap *catalog.Snapshot, a *volant.App) (mold, bool) {
-	if r, ok := snap.Release(a.App, a.Release); ok {
-		return mold{r.Version, r.Image, r.Config}, true
-	}
-	var newest *volant.Machine
-	for _, m := range snap.Machines(a.App) {
-		// One of another release is not proven, or on its way out.
-		usable := !m.Tombstone && m.Run != volant.RunDestroyed && (m.Release == 0 || m.Release == a.Release)
-		if usable && (newest == nil || m.Created.After(newest.Created)) {
-			newest = m
-		}
-	}
-	if newest == nil {
-		return mold{}, false
-	}
-	return mold{newest.Release, newest.Image, newest.Config}, true
-}
-
 // Apply is scale's.
 func (f *fleet) Apply(ctx context.Context, app volant.AppID, step scale.Step, term uint64) (volant.MachineID, error) {
 	const by = scale.Actor
 	switch step.Kind {
 	case scale.Create:
-		a, ok := f.cat.Snapshot().App(app)
-		if !ok || a.Tombstone {
-			return "", volant.Errorf(volant.ErrNotFound, "app %s does not exist", app)
-		}
-		tmpl, ok := template(f.cat.Snapshot(), a)
-		if !ok {
-			return "", volant.Errorf(volant.ErrPrecondition, "app %s has no release to make machines from", a.Name)
-		}
-		m := f.newMachine(a, tmpl, volant.RunAuto)
-		id := volant.MachineID(m.ID)
-		if err := f.create(ctx, m, by, term); err != nil {
-			return "", err
-		}
-		return id, f.wake(ctx, id, step.Text)
+		return f.createOne(ctx, app, step, term)
 	case scale.Wake:
 		return step.Machine, f.host.Wake(ctx, step.Machine, step.Text)
 	case scale.Undrain:
@@ -149,8 +121,32 @@ func (f *fleet) Apply(ctx context.Context, app volant.AppID, step scale.Step, te
 	return "", fmt.Errorf("step %q is not known", step.Kind)
 }
 
+// createOne makes a machine of a group of the current release and has it awake.
+func (f *fleet) createOne(ctx context.Context, app volant.AppID, step scale.Step, term uint64) (volant.MachineID, error) {
+	snap := f.cat.Snapshot()
+	a, ok := snap.App(app)
+	if !ok || a.Tombstone {
+		return "", volant.Errorf(volant.ErrNotFound, "app %s does not exist", app)
+	}
+	groups := groupsOf(snap, a)
+	i := slices.IndexFunc(groups, func(g group) bool { return g.name == step.Group })
+	if i < 0 || !groups[i].ok {
+		return "", volant.Errorf(volant.ErrPrecondition, "app %s has no release to make machines of group %s from", a.Name, step.Group)
+	}
+	run := volant.RunAuto
+	if groups[i].worker() {
+		run = volant.RunOn
+	}
+	m := f.newMachine(a, groups[i].name, groups[i].mold, run)
+	id := volant.MachineID(m.ID)
+	if err := f.create(ctx, m, scale.Actor, term); err != nil {
+		return "", err
+	}
+	return id, f.wake(ctx, id, step.Text)
+}
+
 // newMachine makes the record of a machine that scaling or a deploy creates.
-func (f *fleet) newMachine(a *volant.App, t mold, run volant.Run) *volant.Machine {
+func (f *fleet) newMachine(a *volant.App, group string, t mold, run volant.Run) *volant.Machine {
 	id := volant.NewMachineID()
 	m := &volant.Machine{
 		Name: "m-" + string(id)[:6], Node: f.node, Region: f.region, Run: run, Release: t.release, Image: t.image,
@@ -163,6 +159,10 @@ func (f *fleet) newMachine(a *volant.App, t mold, run volant.Run) *volant.Machin
 		}
 	}
 	m.Config.Metadata[volant.MetadataManaged] = "scale"
+	m.Config.Metadata[volant.MetadataGroup] = group
+	if t.release != 0 {
+		m.Config.Metadata[volant.MetadataReleaseVersion] = strconv.FormatUint(t.release, 10)
+	}
 	m.Meta = volant.Meta{Kind: volant.KindMachine, Org: a.Org, App: a.App, ID: string(id)}
 	return m
 }

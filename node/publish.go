@@ -21,7 +21,7 @@ type publisher struct {
 	p       *Platform
 	apps    map[volant.AppID]bool // which live
 	newApps bool                  // that is news
-	parts   map[volant.AppID]proxy.App
+	parts   map[volant.AppID][]proxy.App
 	wishes  store.Revision // what the host and the network were told of
 	told    bool           // they were told without an error
 	local   []netip.Addr   // what Local was last told
@@ -34,7 +34,7 @@ const publishAgain = 5 * time.Second
 func (p *Platform) publish(ctx context.Context) error {
 	sub := p.cat.Changes()
 	defer sub.Close()
-	pub := &publisher{p: p, apps: map[volant.AppID]bool{}, parts: map[volant.AppID]proxy.App{}}
+	pub := &publisher{p: p, apps: map[volant.AppID]bool{}, parts: map[volant.AppID][]proxy.App{}}
 	snap, changed := sub.Take()
 	for id := range snap.Apps() {
 		changed[id] = true
@@ -69,7 +69,7 @@ func (u *publisher) tell(ctx context.Context, snap *catalog.Snapshot, changed ma
 	u.version++
 	t := proxy.Table{Epoch: u.p.Epoch, Version: u.version, Node: u.p.Node, Region: u.p.Region}
 	for _, id := range slices.Sorted(maps.Keys(u.parts)) {
-		t.Apps = append(t.Apps, u.parts[id])
+		t.Apps = append(t.Apps, u.parts[id]...)
 	}
 	u.p.edge.set(t, snap.Rev)
 	if u.newApps {
@@ -97,10 +97,13 @@ func (u *publisher) take(snap *catalog.Snapshot, id volant.AppID) {
 	}
 	u.newApps = u.newApps || !u.apps[id]
 	u.apps[id] = true
-	u.p.host.SetMin(id, a.Scale.Least())
-	if part, ok := tableApp(snap, a); ok {
-		part.Unscaled = !u.p.holding.holds(id)
-		u.parts[id] = part
+	u.p.host.SetMin(id, least(snap, a))
+	parts := tableApps(snap, a)
+	for i := range parts {
+		parts[i].Unscaled = !u.p.holding.holds(id)
+	}
+	if len(parts) > 0 {
+		u.parts[id] = parts
 	}
 }
 
@@ -169,12 +172,12 @@ func (p *Platform) heard() proxy.Events {
 				p.host.Deaf(id)
 			}
 			if !p.lives(l.App) {
-				if len(l.Slots) == 0 {
+				if p.traffic.empty(l.App) {
 					p.traffic.drop(l.App)
 				}
 				return
 			}
-			p.scaler.Load(p.Node, l.App, scale.Load{Waiting: l.Waiting, Entering: l.Entering, Slots: l.Slots, Peak: l.Peak})
+			p.scaler.Load(p.Node, l.App, scale.Load{Group: l.Group, Waiting: l.Waiting, Entering: l.Entering, Slots: l.Slots, Peak: l.Peak})
 			p.deploys.Poke(l.App)
 		},
 		Wake: func(w proxy.Wake) { // beside the loop: a host that is slow with one must not hold up what is heard

@@ -9,17 +9,9 @@ import (
 	"github.com/volant-edge/volant/proxy"
 )
 
-// tableApp is one app of the table. One without a service or address is left out: nothing leads to it.
-func tableApp(snap *catalog.Snapshot, a *volant.App) (proxy.App, bool) {
-	tmpl, ok := template(snap, a)
-	if !ok || len(tmpl.cfg.Services) == 0 {
-		return proxy.App{}, false
-	}
-	s := a.Scale.WithDefaults()
-	app := proxy.App{
-		ID: a.App, Name: a.Name, Org: a.Org, NoWake: s.NoWake, CanGrow: !s.NoWake, Spill: s.Spill,
-		MaxQueue: s.MaxQueue, QueueTime: s.QueueTime, MaxPerPeer: s.MaxPerPeer,
-	}
+// tableApps is one app of the table: an entry for each group that has services. An app without a service or
+// address is left out: nothing leads to it.
+func tableApps(snap *catalog.Snapshot, a *volant.App) []proxy.App {
 	var addrs []netip.Addr
 	for _, ad := range snap.Addresses(a.App) {
 		if ip, err := netip.ParseAddr(ad.IP); err == nil && !ad.Tombstone {
@@ -27,19 +19,40 @@ func tableApp(snap *catalog.Snapshot, a *volant.App) (proxy.App, bool) {
 		}
 	}
 	if len(addrs) == 0 {
-		return proxy.App{}, false
+		return nil
 	}
-	for i := range tmpl.cfg.Services {
-		app.Services = append(app.Services, tableService(&tmpl.cfg.Services[i], tmpl.cfg.Guest.WithDefaults().CPUs, addrs))
+	var out []proxy.App
+	groups := groupsOf(snap, a)
+	for i := range groups {
+		if g := &groups[i]; g.ok && !g.worker() {
+			out = append(out, tableGroup(snap, a, g, groups[0].name, addrs))
+		}
+	}
+	return out
+}
+
+// tableGroup is one group of an app, whose default group is def.
+func tableGroup(snap *catalog.Snapshot, a *volant.App, g *group, def string, addrs []netip.Addr) proxy.App {
+	s := g.scale.WithDefaults()
+	app := proxy.App{
+		ID: a.App, Group: g.name, Name: a.Name, Org: a.Org, NoWake: s.NoWake, CanGrow: !s.NoWake, Spill: s.Spill,
+		MaxQueue: s.MaxQueue, QueueTime: s.QueueTime, MaxPerPeer: s.MaxPerPeer,
+	}
+	cfg := &g.mold.cfg
+	for i := range cfg.Services {
+		app.Services = append(app.Services, tableService(&cfg.Services[i], cfg.Guest.WithDefaults().CPUs, addrs))
 	}
 	for _, m := range snap.Machines(a.App) {
+		if groupOf(m, def) != g.name {
+			continue
+		}
 		if have, ok := snap.Have(volant.MachineID(m.ID)); ok {
 			tm := tableMachine(m, &have)
 			tm.Absent, tm.Limits = own(app.Services, m)
 			app.Machines = append(app.Machines, tm)
 		}
 	}
-	return app, true
+	return app
 }
 
 func tableService(s *volant.Service, cpus int, addrs []netip.Addr) proxy.Service {

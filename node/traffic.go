@@ -11,8 +11,8 @@ import (
 
 // traffic keeps what the proxy last said of each app.
 type traffic struct {
-	mu    sync.Mutex // guards loads
-	loads map[volant.AppID]proxy.Load
+	mu    sync.Mutex                             // guards loads
+	loads map[volant.AppID]map[string]proxy.Load // by the group
 }
 
 // set takes a Load and returns the machines which held slots before and hold none or another number now.
@@ -20,14 +20,17 @@ func (t *traffic) set(l proxy.Load) (changed map[volant.MachineID]int) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.loads == nil {
-		t.loads = map[volant.AppID]proxy.Load{}
+		t.loads = map[volant.AppID]map[string]proxy.Load{}
+	}
+	if t.loads[l.App] == nil {
+		t.loads[l.App] = map[string]proxy.Load{}
 	}
 	changed = map[volant.MachineID]int{}
-	for id := range t.loads[l.App].Slots {
+	for id := range t.loads[l.App][l.Group].Slots {
 		changed[id] = 0
 	}
 	maps.Copy(changed, l.Slots)
-	t.loads[l.App] = l
+	t.loads[l.App][l.Group] = l
 	return changed
 }
 
@@ -35,11 +38,25 @@ func (t *traffic) set(l proxy.Load) (changed map[volant.MachineID]int) {
 func (t *traffic) forget() (held []volant.MachineID) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	for _, l := range t.loads {
-		held = slices.AppendSeq(held, maps.Keys(l.Slots))
+	for _, groups := range t.loads {
+		for _, l := range groups {
+			held = slices.AppendSeq(held, maps.Keys(l.Slots))
+		}
 	}
 	t.loads = nil
 	return held
+}
+
+// empty says whether no machine of the app holds a slot.
+func (t *traffic) empty(app volant.AppID) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, l := range t.loads[app] {
+		if len(l.Slots) > 0 {
+			return false
+		}
+	}
+	return true
 }
 
 // drop forgets an app that is gone.
@@ -53,7 +70,11 @@ func (t *traffic) drop(app volant.AppID) {
 func (t *traffic) Slots(app volant.AppID) map[volant.MachineID]int {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return maps.Clone(t.loads[app].Slots)
+	out := map[volant.MachineID]int{}
+	for _, l := range t.loads[app] {
+		maps.Copy(out, l.Slots)
+	}
+	return out
 }
 
 // Waiting is the number of an app's connections that wait for a slot.
@@ -61,8 +82,10 @@ func (t *traffic) Waiting(app volant.AppID) int {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	n := 0
-	for _, w := range t.loads[app].Waiting {
-		n += w
+	for _, l := range t.loads[app] {
+		for _, w := range l.Waiting {
+			n += w
+		}
 	}
 	return n
 }

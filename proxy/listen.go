@@ -233,13 +233,14 @@ func unmapped(ap netip.AddrPort) netip.AddrPort {
 
 // check bounds what a table may say.
 func (t *Table) check() error {
-	apps := map[volant.AppID]bool{}
+	apps := map[appKey]bool{}
 	for i := range t.Apps {
 		a := &t.Apps[i]
-		if a.ID == "" || apps[a.ID] {
-			return volant.Invalidf("table %d: app %q is listed twice or has no ID", t.Version, a.ID)
+		if k := (appKey{a.ID, a.Group}); a.ID == "" || apps[k] {
+			return volant.Invalidf("table %d: group %q of app %q is listed twice, or the app has no ID", t.Version, a.Group, a.ID)
+		} else {
+			apps[k] = true
 		}
-		apps[a.ID] = true
 		ids := map[volant.MachineID]bool{}
 		for _, m := range a.Machines {
 			if m.ID == "" || ids[m.ID] {

@@ -395,7 +395,7 @@ func TestLoopRefusesWithFIN(t *testing.T) {
 	s.eventually("one waits", func() bool {
 		s.p.mu.Lock()
 		defer s.p.mu.Unlock()
-		a := s.p.apps["app_1"]
+		a := s.p.apps[appKey{id: "app_1"}]
 		a.mu.Lock()
 		defer a.mu.Unlock()
 		return a.waiting == 1
@@ -420,7 +420,7 @@ func TestLoopWaitingClientThatLeavesGivesItsPlaceUp(t *testing.T) {
 		return func() bool {
 			s.p.mu.Lock()
 			defer s.p.mu.Unlock()
-			a := s.p.apps["app_1"]
+			a := s.p.apps[appKey{id: "app_1"}]
 			a.mu.Lock()
 			defer a.mu.Unlock()
 			return a.waiting == n

@@ -88,9 +88,25 @@ func (c *counts) refusals() map[string]uint64 {
 func (p *Proxy) Numbers(context.Context) (Numbers, error) {
 	out := Numbers{Apps: map[volant.AppID]AppNumbers{}}
 	for _, a := range p.allApps() {
-		out.Apps[a.id] = a.numbers()
+		n, other := a.numbers(), out.Apps[a.id]
+		n.add(&other)
+		out.Apps[a.id] = n
 	}
 	return out, nil
+}
+
+// add adds those of another group of the app.
+func (n *AppNumbers) add(of *AppNumbers) {
+	n.Waiting, n.Slots = n.Waiting+of.Waiting, n.Slots+of.Slots
+	n.Served, n.Ended = n.Served+of.Served, n.Ended+of.Ended
+	n.BytesIn, n.BytesOut = n.BytesIn+of.BytesIn, n.BytesOut+of.BytesOut
+	n.Connect.Sum, n.Connect.Count = n.Connect.Sum+of.Connect.Sum, n.Connect.Count+of.Connect.Count
+	for i := range of.Connect.Counts {
+		n.Connect.Counts[i] += of.Connect.Counts[i]
+	}
+	for r, c := range of.Refused {
+		n.Refused[r] += c
+	}
 }
 
 func (a *app) numbers() AppNumbers {

@@ -29,12 +29,34 @@ type PlacePicture struct {
 
 // Picture is the app's picture now.
 func (p *Proxy) Picture(_ context.Context, id volant.AppID) (Picture, error) {
+	var out Picture
+	known := false
 	for _, a := range p.allApps() {
 		if a.id == id {
-			return a.picture(), nil
+			out.add(a.picture())
+			known = true
 		}
 	}
-	return Picture{}, volant.Errorf(volant.ErrNotFound, "the proxy knows no app %s", id)
+	if !known {
+		return Picture{}, volant.Errorf(volant.ErrNotFound, "the proxy knows no app %s", id)
+	}
+	slices.SortFunc(out.Places, func(x, y PlacePicture) int {
+		return cmp.Or(cmp.Compare(x.Machine, y.Machine), cmp.Compare(x.Port, y.Port))
+	})
+	return out, nil
+}
+
+// add adds the picture of another group.
+func (pic *Picture) add(of Picture) {
+	if pic.Refused == nil {
+		pic.Refused = map[string]uint64{}
+	}
+	pic.Waiting += of.Waiting
+	pic.Served += of.Served
+	pic.Places = append(pic.Places, of.Places...)
+	for rule, n := range of.Refused {
+		pic.Refused[rule] += n
+	}
 }
 
 func (a *app) picture() Picture {
@@ -49,8 +71,5 @@ func (a *app) picture() Picture {
 			})
 		}
 	}
-	slices.SortFunc(pic.Places, func(x, y PlacePicture) int {
-		return cmp.Or(cmp.Compare(x.Machine, y.Machine), cmp.Compare(x.Port, y.Port))
-	})
 	return pic
 }

@@ -51,7 +51,7 @@ type Proxy struct {
 
 	mu        sync.Mutex // guards what follows; taken before an app's
 	table     Table
-	apps      map[volant.AppID]*app
+	apps      map[appKey]*app
 	seals     map[volant.MachineID]sealMark
 	listeners map[netip.AddrPort]*listener
 	stopping  bool
@@ -107,7 +107,7 @@ func New(cfg Config) (*Proxy, error) {
 		cfg.Dial = dialTCP
 	}
 	p := &Proxy{
-		cfg: cfg, log: cfg.Log, fast: fast, times: defaultTimes(), apps: map[volant.AppID]*app{},
+		cfg: cfg, log: cfg.Log, fast: fast, times: defaultTimes(), apps: map[appKey]*app{},
 		seals: map[volant.MachineID]sealMark{}, listeners: map[netip.AddrPort]*listener{},
 		wanted: make(chan struct{}, 1), roads: newRoads(cfg.Recent),
 	}
@@ -217,28 +217,29 @@ func (p *Proxy) SetTable(_ context.Context, t Table) error {
 
 func (p *Proxy) applyLocked(t Table, now time.Time) {
 	routes := map[netip.AddrPort]*route{}
-	listed := map[volant.AppID]bool{}
+	listed := map[appKey]bool{}
 	machines := map[volant.MachineID]bool{}
 	for _, cfg := range t.Apps {
-		a := p.apps[cfg.ID]
+		k := appKey{cfg.ID, cfg.Group}
+		a := p.apps[k]
 		if a == nil {
-			a = newApp(p, cfg.ID)
-			p.apps[cfg.ID] = a
+			a = newApp(p, k)
+			p.apps[k] = a
 		}
-		listed[cfg.ID] = true
+		listed[k] = true
 		a.apply(cfg, t.Epoch, func(m Machine) bool { return p.sealedLocked(t.Epoch, m) }, now)
 		for _, m := range cfg.Machines {
 			machines[m.ID] = true
 		}
 		p.routeApp(routes, a, &cfg, t.Region)
 	}
-	for id, a := range p.apps {
-		if listed[id] {
+	for k, a := range p.apps {
+		if listed[k] {
 			continue
 		}
 		a.leave()
 		if a.idle() {
-			delete(p.apps, id)
+			delete(p.apps, k)
 		}
 	}
 	p.buryLocked()

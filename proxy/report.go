@@ -181,7 +181,7 @@ func (p *Proxy) tell(a *app, ev Events, all bool) time.Duration {
 // load is the app's Load now; a.mu is held.
 func (a *app) load() Load {
 	l := Load{
-		App: a.id, Peak: max(a.peak, a.held+a.loud), Refused: a.refused,
+		App: a.id, Group: a.group, Peak: max(a.peak, a.held+a.loud), Refused: a.refused,
 		Waiting: map[volant.Region]int{}, Entering: map[volant.Region]int{}, Slots: map[volant.MachineID]int{},
 	}
 	a.peak = a.held + a.loud

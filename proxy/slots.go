@@ -9,11 +9,18 @@ import (
 	"github.com/volant-edge/volant"
 )
 
-// app is the live side of one app: its slots and its queue. One mutex guards all of it, so that a
+// appKey names one group of an app.
+type appKey struct {
+	id    volant.AppID
+	group string
+}
+
+// app is the live side of one group of an app: its slots and its queue. One mutex guards all of it, so that a
 // count and the decision taken on it are one step.
 type app struct {
-	id volant.AppID
-	p  *Proxy
+	id    volant.AppID
+	group string
+	p     *Proxy
 
 	mu       sync.Mutex
 	cfg      App
@@ -89,9 +96,9 @@ type place struct {
 	again   *time.Timer   // ends shut or dead
 }
 
-func newApp(p *Proxy, id volant.AppID) *app {
+func newApp(p *Proxy, k appKey) *app {
 	return &app{
-		id: id, p: p, machines: map[volant.MachineID]*machine{}, services: map[uint16]*service{},
+		id: k.id, group: k.group, p: p, machines: map[volant.MachineID]*machine{}, services: map[uint16]*service{},
 		wakes: map[volant.MachineID]*wakeTry{}, perPeer: map[netip.Addr]int{},
 	}
 }

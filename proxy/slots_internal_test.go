@@ -38,7 +38,7 @@ func newModel(t *testing.T, seed uint64) *model {
 		})
 	}
 	m.change()
-	m.a = p.apps["a"]
+	m.a = p.apps[appKey{id: "a"}]
 	return m
 }
 

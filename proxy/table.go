@@ -16,9 +16,11 @@ type Table struct {
 	Apps    []App         `json:"apps"`
 }
 
-// App is one app as the proxy sees it.
+// App is one process group of an app as the proxy sees it: there is an App for each group that has services,
+// with the same ID and Name, and machines, queue and limits of its own. A port outside leads to one group alone.
 type App struct {
 	ID         volant.AppID    `json:"id"`
+	Group      string          `json:"group,omitempty"`
 	Name       string          `json:"name"`
 	Org        volant.OrgID    `json:"org"`
 	Services   []Service       `json:"services"`
@@ -83,10 +85,11 @@ const (
 	PhaseGone      Phase = "gone"      // stopping, suspending, failed, destroyed: neither serves nor wakes now
 )
 
-// Load is what the proxy tells of one app: at once when a connection waits or a limit is crossed,
+// Load is what the proxy tells of one group of an app: at once when a connection waits or a limit is crossed,
 // else coalesced for 50 ms.
 type Load struct {
 	App      volant.AppID             `json:"app"`
+	Group    string                   `json:"group,omitempty"`
 	Waiting  map[volant.Region]int    `json:"waiting,omitempty"`  // by the region they entered
 	Entering map[volant.Region]int    `json:"entering,omitempty"` // served ones, by the region they entered
 	Slots    map[volant.MachineID]int `json:"slots,omitempty"`    // held now, machines with none left out

@@ -7,15 +7,16 @@ import (
 	volant "github.com/volant-edge/volant"
 )
 
-// Load is what the proxy of one node tells of one app. A newer one replaces it whole.
+// Load is what the proxy of one node tells of one group of an app. A newer one replaces it whole.
 type Load struct {
+	Group    string
 	Waiting  map[volant.Region]int    // by the region they entered
 	Entering map[volant.Region]int    // served ones, by the region they entered
 	Slots    map[volant.MachineID]int // held on this node, machines with none left out
 	Peak     int                      // most held and waiting at once since the Load before
 }
 
-// demand is what all proxies tell of one app.
+// demand is what all proxies tell of one group of an app.
 type demand struct {
 	loads   map[volant.NodeID]Load
 	windows map[volant.Region]*window

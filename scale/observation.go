@@ -6,10 +6,13 @@ import (
 	volant "github.com/volant-edge/volant"
 )
 
-// Observation is all Plan looks at: one app at one moment.
+// Observation is all Plan looks at: one process group of an app at one moment.
 type Observation struct {
-	Now time.Time
-	Org volant.OrgID
+	Now   time.Time
+	Org   volant.OrgID
+	Group string
+	// Worker says that the group has no services: no connection wakes its machines, they are awake as min says.
+	Worker bool
 	// Watched is how long this scaler has watched the app. The Scaler fills it in.
 	Watched time.Duration
 	Scale   volant.Scale
@@ -129,6 +132,7 @@ func stateOf(h *volant.Have) State {
 // Step is one thing to do.
 type Step struct {
 	Kind    Kind
+	Group   string           // the Scaler fills it in
 	Machine volant.MachineID // all but Create and Hold
 	Region  volant.Region
 	Then    string // Drain, Sleep: how it sleeps, suspend or stop

@@ -18,6 +18,9 @@ const (
 // not planned again, drops the settled ones which show by themselves, and says when the next is given up.
 func (w *watch) overlay(o *Observation, inFlight []*act) (again time.Time) {
 	w.settled = slices.DeleteFunc(w.settled, func(a *act) bool {
+		if a.Group != o.Group {
+			return false
+		}
 		i := slices.IndexFunc(o.Machines, func(m Machine) bool { return m.ID == a.Machine })
 		due := a.done.Add(unseenChange)
 		if a.Kind == Create || a.Kind == Destroy {
@@ -29,11 +32,10 @@ func (w *watch) overlay(o *Observation, inFlight []*act) (again time.Time) {
 		again = perapp.Sooner(again, due)
 		return false
 	})
-	for _, a := range w.settled {
-		a.pretend(o)
-	}
-	for _, a := range inFlight {
-		a.pretend(o)
+	for _, a := range slices.Concat(w.settled, inFlight) {
+		if a.Group == o.Group {
+			a.pretend(o)
+		}
 	}
 	return again
 }
@@ -63,10 +65,14 @@ func shows(a *act, ms []Machine, i int) bool {
 func (a *act) pretend(o *Observation) {
 	i := slices.IndexFunc(o.Machines, func(m Machine) bool { return m.ID == a.Machine })
 	if a.Kind == Create && (a.Machine == "" || i < 0) {
-		o.Machines = append(o.Machines, Machine{
+		m := Machine{
 			ID: "pending" + volant.MachineID(a.Region), Region: a.Region, Release: o.Release, Run: volant.RunAuto,
 			Managed: true, State: Booting, Since: o.Now, Blocked: true,
-		})
+		}
+		if o.Worker {
+			m.Run = volant.RunOn
+		}
+		o.Machines = append(o.Machines, m)
 		if r := o.Regions[a.Region]; a.done.IsZero() {
 			r.Room = max(0, r.Room-1)
 			o.Regions[a.Region] = r

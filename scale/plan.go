@@ -13,6 +13,10 @@ import (
 // Plan says what to do now, and when to look again though nothing happens; zero means never.
 func Plan(o Observation) (steps []Step, next time.Time) {
 	p := newPlanner(o)
+	if o.Worker {
+		p.workers()
+		return p.steps, p.next
+	}
 	p.out()
 	p.sleep()
 	p.in()

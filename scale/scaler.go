@@ -14,9 +14,9 @@ import (
 
 // Fleet is what a Scaler sees and does.
 type Fleet interface {
-	// Observe says what is so now, in slices and maps which the Scaler may change. The Scaler adds Now,
-	// Watched and what the proxies' loads tell: Slots, Counted and a Region's first numbers.
-	Observe(ctx context.Context, app volant.AppID) (Observation, error)
+	// Observe says what is so now of each process group, in slices and maps which the Scaler may change. The
+	// Scaler adds Now, Watched and what the proxies' loads tell: Slots, Counted and a Region's first numbers.
+	Observe(ctx context.Context, app volant.AppID) ([]Observation, error)
 	// Apply does one step. For Create it returns the new machine's ID, placed, written down and told to
 	// wake; ErrNoCapacity means that no host of the region had room after all. A host refuses a term
 	// older than one it has seen with ErrStaleTerm.
@@ -40,8 +40,18 @@ type Scaler struct {
 }
 
 type app struct {
-	demand *demand
+	demand map[string]*demand // by group
 	poke   chan struct{}
+}
+
+// of is the demand of a group.
+func (a *app) of(group string) *demand {
+	d := a.demand[group]
+	if d == nil {
+		d = newDemand()
+		a.demand[group] = d
+	}
+	return d
 }
 
 // New returns a Scaler of the fleet.
@@ -61,7 +71,7 @@ func (s *Scaler) Load(node volant.NodeID, id volant.AppID, l Load) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	a := s.appLocked(id)
-	a.demand.set(time.Now(), node, l)
+	a.of(l.Group).set(time.Now(), node, l)
 	poke(a.poke)
 }
 
@@ -70,7 +80,9 @@ func (s *Scaler) ForgetNode(node volant.NodeID) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, a := range s.apps {
-		a.demand.forget(time.Now(), node)
+		for _, d := range a.demand {
+			d.forget(time.Now(), node)
+		}
 		poke(a.poke)
 	}
 }
@@ -92,7 +104,7 @@ func (s *Scaler) Poke(id volant.AppID) {
 func (s *Scaler) appLocked(id volant.AppID) *app {
 	a := s.apps[id]
 	if a == nil {
-		a = &app{demand: newDemand(), poke: make(chan struct{}, 1)}
+		a = &app{demand: map[string]*demand{}, poke: make(chan struct{}, 1)}
 		s.apps[id] = a
 	}
 	return a
@@ -112,7 +124,7 @@ func (s *Scaler) Work(ctx context.Context, id volant.AppID, term perapp.Term) er
 	s.mu.Unlock()
 	w := &watch{
 		s: s, id: id, term: term, since: time.Now(),
-		blocked: map[volant.MachineID]perapp.Backoff{}, full: map[volant.Region]perapp.Backoff{},
+		blocked: map[volant.MachineID]perapp.Backoff{}, full: map[spot]perapp.Backoff{}, told: map[string]told{},
 	}
 	l := perapp.Loop[*act]{Actor: w, Term: term, Poke: ch, Log: s.log.With("app", id)}
 	return l.Run(ctx)
@@ -140,46 +152,72 @@ type watch struct {
 	emptied map[volant.MachineID]time.Time // drained and empty ones, since when
 	settled []*act                         // done, and not yet seen in an observation
 	blocked map[volant.MachineID]perapp.Backoff
-	full    map[volant.Region]perapp.Backoff
-	held    string    // rule of the Hold last told
-	heldAt  time.Time // when it was told
+	full    map[spot]perapp.Backoff
+	told    map[string]told // by group
+}
+
+// spot is where a machine of a group may be created.
+type spot struct {
+	group  string
+	region volant.Region
+}
+
+// told is the Hold last told of a group.
+type told struct {
+	rule string
+	at   time.Time
 }
 
 // Plan is perapp's.
 func (w *watch) Plan(ctx context.Context, inFlight []*act) ([]*act, time.Time, error) {
-	o, err := w.s.fleet.Observe(ctx, w.id)
+	all, err := w.s.fleet.Observe(ctx, w.id)
 	if err != nil {
 		return nil, time.Time{}, err
 	}
+	emptied := map[volant.MachineID]time.Time{}
+	var out []*act
+	var next time.Time
+	for i := range all {
+		steps, again := w.planGroup(&all[i], inFlight, emptied)
+		out = append(out, steps...)
+		next = perapp.Sooner(next, again)
+	}
+	w.emptied = emptied
+	return out, next, nil
+}
+
+// planGroup plans one process group.
+func (w *watch) planGroup(o *Observation, inFlight []*act, emptied map[volant.MachineID]time.Time) ([]*act, time.Time) {
 	o.Now = time.Now()
 	o.Watched = o.Now.Sub(w.since)
 	w.org = o.Org
 	w.s.mu.Lock()
-	w.s.appLocked(w.id).demand.fill(&o)
+	w.s.appLocked(w.id).of(o.Group).fill(o)
 	w.s.mu.Unlock()
-	w.noteEmptied(&o)
-	again := w.block(&o)
-	again = perapp.Sooner(again, w.overlay(&o, inFlight))
+	w.noteEmptied(o, emptied)
+	again := w.block(o)
+	again = perapp.Sooner(again, w.overlay(o, inFlight))
 	before := map[volant.MachineID]Machine{}
 	for _, m := range o.Machines {
 		before[m.ID] = m
 	}
-	steps, next := Plan(o)
+	steps, next := Plan(*o)
 	var out []*act
-	held := ""
+	held := told{}
 	for _, s := range steps {
-		if s.Kind == Hold {
-			held = s.Rule
-			if w.held != held || o.Now.Sub(w.heldAt) >= tellAgain {
-				w.explain(s, nil)
-				w.heldAt = o.Now
-			}
+		s.Group = o.Group
+		if s.Kind != Hold {
+			out = append(out, &act{Step: s, before: before[s.Machine]})
 			continue
 		}
-		out = append(out, &act{Step: s, before: before[s.Machine]})
+		held = told{s.Rule, w.told[o.Group].at}
+		if w.told[o.Group].rule != s.Rule || o.Now.Sub(held.at) >= tellAgain {
+			w.explain(s, nil)
+			held.at = o.Now
+		}
 	}
-	w.held = held
-	return out, perapp.Sooner(next, again), nil
+	w.told[o.Group] = held
+	return out, perapp.Sooner(next, again)
 }
 
 // Apply is perapp's.
@@ -203,11 +241,11 @@ func (w *watch) Done(a *act, err error) {
 	w.settled = append(w.settled, a)
 	switch a.Kind {
 	case Create:
-		delete(w.full, a.Region)
+		delete(w.full, spot{a.Group, a.Region})
 		a.Machine = a.created
 	case Drain:
 		w.s.mu.Lock()
-		w.s.appLocked(w.id).demand.drained[a.Region] = now
+		w.s.appLocked(w.id).of(a.Group).drained[a.Region] = now
 		w.s.mu.Unlock()
 	case Undrain, Wake, Sleep, Retire, Restore, Destroy, Hold:
 	}
@@ -218,7 +256,8 @@ func (w *watch) Done(a *act, err error) {
 
 func (w *watch) failed(now time.Time, a *act, err error) {
 	if a.Kind == Create {
-		w.full[a.Region] = w.full[a.Region].Again(now)
+		at := spot{a.Group, a.Region}
+		w.full[at] = w.full[at].Again(now)
 	} else {
 		w.blocked[a.Machine] = w.blocked[a.Machine].Again(now)
 	}
@@ -237,6 +276,9 @@ func (w *watch) explain(s Step, err error) {
 		Time: time.Now(), Kind: why.Scale, Org: w.org, App: w.id, Machine: s.Machine, Rule: s.Rule, Text: s.Text,
 		Attrs: map[string]string{"step": string(s.Kind)},
 	}
+	if s.Group != "" {
+		r.Attrs["group"] = s.Group
+	}
 	if s.Region != "" {
 		r.Attrs["region"] = string(s.Region)
 	}
@@ -251,8 +293,7 @@ func (w *watch) explain(s Step, err error) {
 }
 
 // noteEmptied keeps since when machines are drained and empty.
-func (w *watch) noteEmptied(o *Observation) {
-	now := map[volant.MachineID]time.Time{}
+func (w *watch) noteEmptied(o *Observation, now map[volant.MachineID]time.Time) {
 	for i := range o.Machines {
 		m := &o.Machines[i]
 		if m.Draining && m.State == Serving && m.Slots == 0 {
@@ -262,7 +303,6 @@ func (w *watch) noteEmptied(o *Observation) {
 			now[m.ID] = m.Emptied
 		}
 	}
-	w.emptied = now
 }
 
 // block marks what must not be tried again yet, and says when it may.
@@ -274,10 +314,10 @@ func (w *watch) block(o *Observation) (again time.Time) {
 			again = perapp.Sooner(again, b.Until)
 		}
 	}
-	for q, b := range w.full {
-		if r, ok := o.Regions[q]; ok && b.Until.After(o.Now) {
+	for at, b := range w.full {
+		if r, ok := o.Regions[at.region]; ok && at.group == o.Group && b.Until.After(o.Now) {
 			r.Room = 0
-			o.Regions[q] = r
+			o.Regions[at.region] = r
 			again = perapp.Sooner(again, b.Until)
 		}
 	}

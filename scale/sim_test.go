@@ -91,7 +91,7 @@ func (w *world) run(f func()) {
 }
 
 // Observe is scale.Fleet's.
-func (w *world) Observe(context.Context, volant.AppID) (scale.Observation, error) {
+func (w *world) Observe(context.Context, volant.AppID) ([]scale.Observation, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	o := scale.Observation{
@@ -102,7 +102,7 @@ func (w *world) Observe(context.Context, volant.AppID) (scale.Observation, error
 		near := slices.Sorted(maps.Keys(w.room))
 		o.Regions[r] = scale.Region{Room: n - w.awakeLocked(r) + w.lies, Near: near}
 	}
-	return o, nil
+	return []scale.Observation{o}, nil
 }
 
 func (w *world) awakeLocked(r volant.Region) int {
