@@ -17,6 +17,32 @@ type Machine struct {
 	Image    Digest        `json:"image"`
 	Config   MachineConfig `json:"config"`
 	Version  string        `json:"version"` // changes with each config change (ULID)
+	// Launch says what its host does when it first sees Version; the zero value lets it be as awake as it was.
+	Launch      Launch `json:"launch,omitempty"`
+	SkipSecrets bool   `json:"skip_secrets,omitempty"` // its guest gets no secrets
+}
+
+// Launch is what a new version of a machine begins with.
+type Launch string
+
+// The beginnings.
+const (
+	LaunchKeep  Launch = ""      // awake machines run again, sleeping ones sleep on
+	LaunchStart Launch = "start" // it is started once, whoever asks for it later
+	LaunchRest  Launch = "rest"  // it ends up stopped, until somebody asks for it
+)
+
+// Versions are the configs that a machine had before its present one. Its ID is the machine's.
+type Versions struct {
+	Meta
+	Before []MachineVersion `json:"before"` // the newest first
+}
+
+// MachineVersion is one config of a machine.
+type MachineVersion struct {
+	Version string        `json:"version"`
+	Image   Digest        `json:"image"`
+	Config  MachineConfig `json:"config"`
 }
 
 // Run is the wish for a machine's running.

@@ -19,6 +19,8 @@ const (
 	KindSecrets Kind = "secrets"
 	KindCert    Kind = "certificate"
 	KindLease   Kind = "lease"
+	// KindVersions are the earlier configs of a machine.
+	KindVersions Kind = "versions"
 )
 
 // SchemaMajor is the newest major version of records this binary reads. A reader refuses newer

@@ -82,7 +82,8 @@ type Machine struct {
 	Config     volant.MachineConfig `json:"config"`
 	Events     []MachineEvent       `json:"events"`
 	Checks     []volant.Check       `json:"checks"`
-	HostStatus string               `json:"host_status"` // ok, unknown, unreachable
+	HostStatus string               `json:"host_status"`     // ok, unknown, unreachable
+	Nonce      string               `json:"nonce,omitempty"` // of the lease that the call which answers this made
 	Cordoned   bool                 `json:"cordoned"`
 
 	// Volant's own.
@@ -119,10 +120,68 @@ type MachineEvent struct {
 
 // CreateMachine is the body of POST /v1/apps/{app}/machines.
 type CreateMachine struct {
-	Name       string               `json:"name,omitempty"`
-	Region     string               `json:"region,omitempty"`
-	Config     volant.MachineConfig `json:"config"`
-	SkipLaunch bool                 `json:"skip_launch,omitempty"`
+	Name                    string               `json:"name,omitempty"`
+	Region                  string               `json:"region,omitempty"`
+	Config                  volant.MachineConfig `json:"config"`
+	LeaseTTL                int                  `json:"lease_ttl,omitempty"`                 // seconds; its nonce is in the answer
+	SkipLaunch              bool                 `json:"skip_launch,omitempty"`               // it rests in stopped
+	SkipServiceRegistration bool                 `json:"skip_service_registration,omitempty"` // it begins cordoned
+	SkipSecrets             bool                 `json:"skip_secrets,omitempty"`              // its guest gets none
+	MinSecretsVersion       uint64               `json:"min_secrets_version,omitempty"`       // of the app's secrets, else 412
+}
+
+// UpdateMachine is the body of POST and PATCH /v1/apps/{app}/machines/{id}. Config is whole for POST, and a
+// merge patch (RFC 7396) for PATCH.
+type UpdateMachine struct {
+	CreateMachine
+	CurrentVersion string `json:"current_version,omitempty"` // 412 if the machine's is another
+}
+
+// MachineVersion is a config that a machine has or had.
+type MachineVersion struct {
+	Version string               `json:"version"`
+	Config  volant.MachineConfig `json:"user_config"`
+}
+
+// CreateLease is the body of POST …/lease. With a lease's nonce in the header fly-machine-lease-nonce it is
+// renewed.
+type CreateLease struct {
+	Description string `json:"description,omitempty"`
+	TTL         int    `json:"ttl,omitempty"` // seconds; 30
+}
+
+// Lease answers …/lease: the data in an envelope, as clients read it, and beside it, as the document says.
+type Lease struct {
+	Status string    `json:"status"` // success
+	Data   LeaseData `json:"data"`
+	LeaseData
+}
+
+// LeaseData is a machine lease.
+type LeaseData struct {
+	Nonce       string `json:"nonce,omitempty"` // told to who took it alone
+	ExpiresAt   int64  `json:"expires_at"`      // Unix seconds
+	Owner       string `json:"owner"`
+	Description string `json:"description"`
+	Version     string `json:"version"` // of the machine's config
+}
+
+// SetMetadata is the body of PUT and PATCH …/metadata. A null or empty value removes its key.
+type SetMetadata struct {
+	Metadata       map[string]*string `json:"metadata"`
+	MachineVersion string             `json:"machine_version,omitempty"` // 412 if the machine's is another
+	UpdatedAt      string             `json:"updated_at,omitempty"`      // 412 if the machine was changed since
+}
+
+// MetadataValue answers GET …/metadata/{key}.
+type MetadataValue struct {
+	Value string `json:"value"`
+}
+
+// SetMetadataValue is the body of POST …/metadata/{key}.
+type SetMetadataValue struct {
+	Value     *string `json:"value"`
+	UpdatedAt string  `json:"updated_at,omitempty"`
 }
 
 // StopMachine is the body of POST …/stop.

@@ -61,6 +61,17 @@ func (n *next) put(rec volant.Record) {
 		n.putCertificate(r)
 	case *volant.Secrets:
 		n.app(r.App).secrets = r
+	case *volant.Lease:
+		n.putLease(r)
+	}
+}
+
+// putLease keeps leases that are not given back.
+func (n *next) putLease(r *volant.Lease) {
+	if id := volant.MachineID(r.ID); r.Tombstone {
+		n.leases = n.leases.without(id)
+	} else {
+		n.leases = n.leases.with(id, r)
 	}
 }
 

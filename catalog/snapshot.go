@@ -21,6 +21,7 @@ type Snapshot struct {
 	certs     table[string, *volant.Certificate] // by host name
 	haves     table[volant.MachineID, *volant.Have]
 	owner     table[volant.MachineID, volant.AppID]
+	leases    table[volant.MachineID, *volant.Lease]
 	onNode    table[volant.NodeID, table[volant.MachineID, *volant.Machine]]
 }
 
@@ -139,6 +140,9 @@ func (s *Snapshot) Machine(id volant.MachineID) (*volant.Machine, bool) {
 	m, ok := s.Machines(owner)[id]
 	return m, ok
 }
+
+// Lease returns the lease of a machine, which may have run out.
+func (s *Snapshot) Lease(id volant.MachineID) (*volant.Lease, bool) { return s.leases.get(id) }
 
 // Have returns what a machine's host says of it.
 func (s *Snapshot) Have(id volant.MachineID) (volant.Have, bool) {

@@ -3,6 +3,7 @@ package control
 import (
 	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
@@ -93,12 +94,12 @@ func (s *Server) listMachines(w http.ResponseWriter, c *call) error {
 }
 
 func (s *Server) getMachine(w http.ResponseWriter, c *call) error {
-	a, m, snap, err := s.machine(c)
+	a, m, _, err := s.machine(c)
 	if err != nil {
 		return err
 	}
-	v := s.machineView(snap, m, s.Traffic.Slots(a.App))
-	if v.Events, err = s.events(c, m, 20); err != nil {
+	v, err := s.fullView(c, a, m)
+	if err != nil {
 		return err
 	}
 	reply(w, http.StatusOK, v)
@@ -150,28 +151,33 @@ func (s *Server) createMachine(w http.ResponseWriter, c *call) error {
 	if err != nil {
 		return err
 	}
-	in := api.CreateMachine{}
+	var in machineInput
 	if err := c.read(w, &in); err != nil {
 		return err
 	}
-	image := volant.Digest(in.Config.Image)
-	if !image.Valid() || !s.Images.Has(image) {
-		return volant.Invalidf("config.image %q is not the digest of an uploaded image", in.Config.Image).WithRemedy("upload it first; `volant deploy` does")
-	}
-	if err := checkConfig(&in.Config); err != nil {
+	cfg, err := decodeConfig(in.Config)
+	if err != nil {
 		return err
 	}
-	if err := s.Images.Prepare(c.ctx(), image, nil); err != nil {
+	if err := errors.Join(checkTTL(in.LeaseTTL), s.checkName(a, in.Name), s.checkSecrets(c, a, in.MinSecretsVersion)); err != nil {
 		return err
 	}
-	if len(in.Name) > 63 || strings.ContainsFunc(in.Name, unicode.IsControl) {
-		return volant.Invalidf("name %q: use at most 63 printable characters", in.Name)
+	image, err := s.checkMachine(c, &cfg, nil)
+	if err != nil {
+		return err
 	}
-	m := newMachine(a, &in, image, volant.Region(cmp.Or(in.Region, string(s.Region))))
+	in.CreateMachine.Config = cfg
+	m := newMachine(a, &in.CreateMachine, image, volant.Region(cmp.Or(in.Region, string(s.Region))))
 	if m.Node, err = s.Machines.Place(c.ctx(), m); err != nil {
 		return err
 	}
-	rev, err := store.Create(c.ctx(), s.Store, c.who.name, m)
+	changes := []store.Change{store.Creation(m)}
+	var lease *volant.Lease
+	if in.LeaseTTL > 0 {
+		lease = newLease(c, m, "", in.LeaseTTL)
+		changes = append(changes, store.Creation(lease))
+	}
+	rev, err := store.Apply(c.ctx(), s.Store, c.who.name, changes...)
 	if err != nil {
 		return err
 	}
@@ -179,7 +185,68 @@ func (s *Server) createMachine(w http.ResponseWriter, c *call) error {
 		return err
 	}
 	s.audit(c, a.Org, m.App, volant.MachineID(m.ID), "machine_created", fmt.Sprintf("machine %s was created by hand", m.ID))
-	reply(w, http.StatusOK, s.machineView(s.Catalog.Snapshot(), m, nil))
+	v, err := s.fullView(c, a, m)
+	if err != nil {
+		return err
+	}
+	if lease != nil {
+		v.Nonce = lease.Nonce
+	}
+	reply(w, http.StatusOK, v)
+	return nil
+}
+
+// checkName says what is wrong with the name of a new machine, or nil. Others may take it at the same moment:
+// names are for people, and nothing is found by them.
+func (s *Server) checkName(a *volant.App, name string) error {
+	if len(name) > 63 || strings.ContainsFunc(name, unicode.IsControl) {
+		return volant.Invalidf("name %q: use at most 63 printable characters", name)
+	}
+	for _, m := range s.Catalog.Snapshot().Machines(a.App) {
+		if name != "" && m.Name == name && !gone(m) {
+			return volant.Errorf(volant.ErrExists, "machine %s of app %s is called %q already", m.ID, a.Name, name).
+				WithRemedy("choose another name, or leave it out")
+		}
+	}
+	return nil
+}
+
+// checkMachine checks a machine's config, fills in its defaults, and sees to its image, which is the old
+// one's where it has the same name.
+func (s *Server) checkMachine(c *call, cfg *volant.MachineConfig, old *volant.Machine) (volant.Digest, error) {
+	if err := checkConfig(cfg); err != nil {
+		return "", err
+	}
+	cfg.Guest = cfg.Guest.WithDefaults()
+	image := volant.Digest(cfg.Image)
+	if old != nil && cfg.Image == old.Config.Image {
+		image = old.Image
+	}
+	if !image.Valid() || !s.Images.Has(image) {
+		return "", volant.Invalidf("config.image %q is not the digest of an uploaded image", cfg.Image).WithRemedy("upload it first; `volant deploy` does")
+	}
+	return image, s.Images.Prepare(c.ctx(), image, nil)
+}
+
+// checkSecrets refuses a machine that wants newer secrets than there are.
+func (s *Server) checkSecrets(c *call, a *volant.App, least uint64) error {
+	if least == 0 {
+		return nil
+	}
+	var have struct {
+		Version uint64 `json:"version"`
+	}
+	e, err := s.Store.Get(c.ctx(), volant.RecordKey(volant.KindSecrets, a.App, volant.SecretsID))
+	if err == nil {
+		err = json.Unmarshal(e.Value, &have)
+	}
+	if err != nil && !errors.Is(err, volant.ErrNotFound) {
+		return err
+	}
+	if have.Version < least {
+		return volant.Errorf(volant.ErrPrecondition, "the secrets of app %s have version %d, below min_secrets_version %d", a.Name, have.Version, least).
+			WithRemedy("set the secrets first")
+	}
 	return nil
 }
 
@@ -187,14 +254,33 @@ func newMachine(a *volant.App, in *api.CreateMachine, image volant.Digest, regio
 	id := volant.NewMachineID()
 	m := &volant.Machine{
 		Name: cmp.Or(in.Name, "m-"+string(id)[:6]), Region: region, Run: volant.RunOn, Image: image,
-		Config: in.Config, Version: ulid.Make().String(),
+		Config: in.Config, Version: ulid.Make().String(), Launch: volant.LaunchStart,
+		Cordoned: in.SkipServiceRegistration, SkipSecrets: in.SkipSecrets,
 	}
-	if len(in.Config.Services) > 0 || in.SkipLaunch {
+	if len(in.Config.Services) > 0 {
 		m.Run = volant.RunAuto
 	}
-	m.Config.Guest = m.Config.Guest.WithDefaults()
+	if in.SkipLaunch {
+		rest(m)
+	}
 	m.Meta = volant.Meta{Kind: volant.KindMachine, Org: a.Org, App: a.App, ID: string(id)}
 	return m
+}
+
+// fullView is a machine with its history, as it is now.
+func (s *Server) fullView(c *call, a *volant.App, m *volant.Machine) (api.Machine, error) {
+	snap := s.Catalog.Snapshot()
+	if now, ok := snap.Machine(volant.MachineID(m.ID)); ok {
+		m = now
+	}
+	v := s.machineView(snap, m, s.Traffic.Slots(a.App))
+	var err error
+	v.Events, err = s.events(c, m, 20)
+	return v, err
+}
+
+func destroyedError(m *volant.Machine) error {
+	return volant.Errorf(volant.ErrPrecondition, "failed_precondition: machine %s is destroyed", m.ID).WithRemedy("make a new one")
 }
 
 // destroyMachine writes the wish; the host ends the machine and only then the record is a tombstone.
@@ -234,11 +320,7 @@ func (s *Server) cordon(on bool) handler {
 
 // change writes a machine's wish, waits until it can be read, and audits it.
 func (s *Server) change(w http.ResponseWriter, c *call, a *volant.App, m *volant.Machine, rule string, edit func(*volant.Machine) error) error {
-	_, rev, err := store.Update(c.ctx(), s.Store, c.who.name, m.Key(), edit)
-	if err != nil {
-		return err
-	}
-	if err := s.seen(c, rev); err != nil {
+	if _, err := s.commit(c, m, store.Edit(m.Key(), edit)); err != nil {
 		return err
 	}
 	s.audit(c, a.Org, a.App, volant.MachineID(m.ID), rule, "machine "+m.ID+": "+strings.ReplaceAll(rule, "_", " "))
@@ -253,7 +335,10 @@ func (s *Server) act(w http.ResponseWriter, c *call, rule string, do func(ctx co
 		return err
 	}
 	if gone(m) {
-		return volant.Errorf(volant.ErrPrecondition, "machine %s is destroyed", m.ID)
+		return destroyedError(m)
+	}
+	if err := s.unleased(c, m); err != nil {
+		return err
 	}
 	before := machineState(m, first(snap.Have(volant.MachineID(m.ID))))
 	if err := do(c.ctx(), m); err != nil {
@@ -277,14 +362,11 @@ func (s *Server) startMachine(w http.ResponseWriter, c *call) error {
 }
 
 func (s *Server) wish(c *call, m *volant.Machine, run volant.Run) error {
-	_, rev, err := store.Update(c.ctx(), s.Store, c.who.name, m.Key(), func(m *volant.Machine) error {
+	_, err := s.commit(c, m, store.Edit(m.Key(), func(m *volant.Machine) error {
 		m.Run = run
 		return nil
-	})
-	if err != nil {
-		return err
-	}
-	return s.seen(c, rev)
+	}))
+	return err
 }
 
 func (s *Server) stopMachine(w http.ResponseWriter, c *call) error { return s.sleep(w, c, "stop") }

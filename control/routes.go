@@ -89,6 +89,7 @@ var pathParams = map[string]string{
 	"app":     "name or ID of the app",
 	"id":      "ID of the machine",
 	"version": "number of the release",
+	"key":     "name of the metadata",
 	"digest":  "OCI digest: sha256: and 64 hex digits",
 	"what":    "name of an app, ID of a machine, or ID of a connection",
 }

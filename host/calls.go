@@ -69,6 +69,22 @@ func (r *record) follow(w volant.Machine) {
 			r.State, r.Reason = volant.StateStopped, "its config was changed"
 		}
 	}
+	if changed {
+		r.launch(w)
+	}
+}
+
+// launch begins with a new version as the wish says.
+func (r *record) launch(w volant.Machine) {
+	switch {
+	case w.Launch == volant.LaunchRest:
+		r.Wanted = false
+		if r.State == volant.StateCreated {
+			r.State, r.Reason = volant.StateStopped, "it is to be started later"
+		}
+	case w.Launch == volant.LaunchStart && (w.Run == volant.RunOn || w.Run == volant.RunAuto):
+		r.Wanted = true
+	}
 }
 
 // wake wants the machine awake and returns when it is on record that it starts.

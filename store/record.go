@@ -39,6 +39,10 @@ func newOf(kind volant.Kind) volant.Record {
 		return new(volant.Secrets)
 	case volant.KindCert:
 		return new(volant.Certificate)
+	case volant.KindLease:
+		return new(volant.Lease)
+	case volant.KindVersions:
+		return new(volant.Versions)
 	default:
 		return new(bare)
 	}
@@ -75,6 +79,10 @@ func kindOf(r volant.Record) volant.Kind {
 		return volant.KindSecrets
 	case *volant.Certificate:
 		return volant.KindCert
+	case *volant.Lease:
+		return volant.KindLease
+	case *volant.Versions:
+		return volant.KindVersions
 	}
 	return ""
 }
