@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -103,33 +104,52 @@ func (s *Server) body(c *call, err error) api.Error {
 	return body
 }
 
-// status maps the kinds of errors to HTTP.
-func status(err error) (code int, word string) {
-	switch {
-	case errors.Is(err, volant.ErrNotFound):
-		return http.StatusNotFound, "not_found"
-	case errors.Is(err, volant.ErrExists):
-		return http.StatusUnprocessableEntity, "name_taken"
-	case errors.Is(err, volant.ErrInvalid):
-		return http.StatusBadRequest, "invalid_argument"
-	case errors.Is(err, volant.ErrUnauthorized):
-		return http.StatusUnauthorized, "unauthorized"
-	case errors.Is(err, volant.ErrForbidden):
-		return http.StatusForbidden, "forbidden"
-	case errors.Is(err, volant.ErrLeased):
-		return http.StatusConflict, "leased"
-	case errors.Is(err, volant.ErrConflict), errors.Is(err, volant.ErrStaleTerm):
-		return http.StatusConflict, "conflict"
-	case errors.Is(err, volant.ErrNoCapacity):
-		return http.StatusUnprocessableEntity, "insufficient_capacity"
-	case errors.Is(err, volant.ErrPrecondition):
-		return http.StatusPreconditionFailed, "failed_precondition"
-	case errors.Is(err, errTimeout):
-		return http.StatusRequestTimeout, "deadline_exceeded"
-	case errors.Is(err, volant.ErrUnavailable), errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
-		return http.StatusServiceUnavailable, "unavailable"
+// statuses maps the kinds of errors to HTTP, and to the word that programs match; the first that fits holds.
+func statuses() []statusOf {
+	return []statusOf{
+		{volant.ErrNotFound, http.StatusNotFound, "not_found"},
+		{volant.ErrExists, http.StatusUnprocessableEntity, "name_taken"},
+		{volant.ErrInvalid, http.StatusBadRequest, "invalid_argument"},
+		{volant.ErrUnauthorized, http.StatusUnauthorized, "unauthorized"},
+		{volant.ErrForbidden, http.StatusForbidden, "forbidden"},
+		{volant.ErrLeased, http.StatusConflict, "leased"},
+		{volant.ErrConflict, http.StatusConflict, "conflict"},
+		{volant.ErrStaleTerm, http.StatusConflict, "conflict"},
+		{volant.ErrNoCapacity, http.StatusUnprocessableEntity, "insufficient_capacity"},
+		{volant.ErrPrecondition, http.StatusPreconditionFailed, "failed_precondition"},
+		{errTimeout, http.StatusRequestTimeout, "deadline_exceeded"},
+		{volant.ErrUnavailable, http.StatusServiceUnavailable, "unavailable"},
+		{context.DeadlineExceeded, http.StatusServiceUnavailable, "unavailable"},
+		{context.Canceled, http.StatusServiceUnavailable, "unavailable"},
 	}
-	return http.StatusInternalServerError, "unknown"
+}
+
+type statusOf struct {
+	kind error
+	code int
+	word string
+}
+
+// unknown is the word for what has no kind.
+const unknown = "unknown"
+
+func status(err error) (code int, word string) {
+	for _, s := range statuses() {
+		if errors.Is(err, s.kind) {
+			return s.code, s.word
+		}
+	}
+	return http.StatusInternalServerError, unknown
+}
+
+// Words are the status words that errors of the API may have.
+func Words() []string {
+	words := []string{unknown}
+	for _, s := range statuses() {
+		words = append(words, s.word)
+	}
+	slices.Sort(words)
+	return slices.Compact(words)
 }
 
 var errTimeout = errors.New("deadline exceeded")

@@ -38,7 +38,7 @@ func call(t *testing.T, p *volanttest.Platform, token, method, path, body string
 		req.Header.Set("Authorization", "Bearer "+token)
 	}
 	rec := httptest.NewRecorder()
-	p.Node.API().ServeHTTP(rec, req)
+	p.Handler().ServeHTTP(rec, req)
 	var e api.Error
 	if rec.Code >= 300 {
 		if err := json.Unmarshal(rec.Body.Bytes(), &e); err != nil || e.Error == "" || e.Status == "" {

@@ -31,6 +31,7 @@ import (
 	"github.com/volant-edge/volant/client"
 	"github.com/volant-edge/volant/guest"
 	"github.com/volant-edge/volant/host"
+	"github.com/volant-edge/volant/internal/contract"
 	"github.com/volant-edge/volant/microvm/fake"
 	"github.com/volant-edge/volant/node"
 	"github.com/volant-edge/volant/proxy"
@@ -122,8 +123,21 @@ const rootToken = "root-token-of-the-test-platform-0123456789"
 // Token is the root token.
 func (p *Platform) Token() string { return rootToken }
 
+// Handler is the API of the server that runs now. What goes through it is checked against the API's
+// document, and fails the test where it does not keep to it.
+func (p *Platform) Handler() http.Handler {
+	c, err := checker()
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	return c.Handler(p.Node.API(), func(violation string) { p.t.Errorf("the API's document: %s", violation) })
+}
+
+// checker is one for all platforms of a process: schemas are compiled once.
+var checker = sync.OnceValues(contract.Load)
+
 // Transport leads a client's requests to the API of the server that runs now.
-func (p *Platform) Transport() http.RoundTripper { return transport{p.Node.API()} }
+func (p *Platform) Transport() http.RoundTripper { return transport{p.Handler()} }
 
 // Start runs a server on what there is.
 func (p *Platform) Start() {
