@@ -64,7 +64,7 @@ type Org struct {
 	Name string `json:"name"`
 }
 
-// Token is a bearer token's stored half: its hash, never itself.
+// Token is a bearer token's stored half: its hash, never itself. One whose App is set is for that app alone.
 type Token struct {
 	Meta
 	Name    string    `json:"name"`

@@ -24,11 +24,11 @@ func (s *Server) app(c *call) (*volant.App, *catalog.Snapshot, error) {
 	if !ok {
 		a, ok = snap.App(volant.AppID(name))
 	}
-	if !ok || a.Tombstone || !c.who.may(a.Org, scopeRead) {
+	if !ok || a.Tombstone || !c.who.sees(a) {
 		return nil, nil, volant.Errorf(volant.ErrNotFound, "app %q does not exist", name).
 			WithRemedy("see `volant apps list`, or make it with `volant apps create %s`", name)
 	}
-	return a, snap, c.grant(a.Org)
+	return a, snap, c.grant(a.Org, a.App)
 }
 
 func (s *Server) appView(snap *catalog.Snapshot, a *volant.App) api.App {
@@ -71,7 +71,7 @@ func (s *Server) listApps(w http.ResponseWriter, c *call) error {
 	out := api.AppList{Apps: []api.App{}}
 	org := c.r.URL.Query().Get("org_slug")
 	for _, a := range snap.Apps() {
-		if a.Tombstone || !c.who.may(a.Org, scopeRead) || org != "" && string(a.Org) != org {
+		if a.Tombstone || !c.who.sees(a) || org != "" && string(a.Org) != org {
 			continue
 		}
 		out.Apps = append(out.Apps, s.appView(snap, a))
@@ -92,7 +92,7 @@ func (s *Server) createApp(w http.ResponseWriter, c *call) error {
 		return err
 	}
 	org := volant.OrgID(cmp.Or(in.OrgSlug, string(volant.OrgPersonal)))
-	if err := c.grant(org); err != nil {
+	if err := c.grant(org, ""); err != nil {
 		return err
 	}
 	if _, ok := s.Catalog.Snapshot().Org(org); !ok {

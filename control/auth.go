@@ -24,15 +24,25 @@ const (
 // caller is who a request speaks for.
 type caller struct {
 	org    volant.OrgID
-	name   string // the token's, for the audit
+	app    volant.AppID // the only one it may act on; empty: all of its organization
+	id     string       // of the token
+	name   string       // the token's, for the audit
 	scopes []string
 }
+
+// root says whether the caller acts for every organization.
+func (c caller) root() bool { return c.org == AnyOrg }
+
+// sees says whether the caller may know of an app.
+func (c caller) sees(a *volant.App) bool { return c.may(a.Org, a.App, scopeRead) }
 
 // AnyOrg as a token's organization lets it act for all; the root token is one.
 const AnyOrg volant.OrgID = "*"
 
-func (c caller) may(org volant.OrgID, s scope) bool {
-	if c.org != AnyOrg && c.org != org {
+// may says whether the caller may do s to an app, or with app empty to what belongs to no app of org. All of
+// authorization comes down to it.
+func (c caller) may(org volant.OrgID, app volant.AppID, s scope) bool {
+	if c.org != AnyOrg && c.org != org || c.app != "" && c.app != app {
 		return false
 	}
 	return slices.Contains(c.scopes, string(scopeAdmin)) || slices.Contains(c.scopes, string(s)) ||
@@ -41,21 +51,30 @@ func (c caller) may(org volant.OrgID, s scope) bool {
 
 // authenticate finds the token of a request by its hash.
 func (s *Server) authenticate(r *http.Request) (caller, error) {
-	kind, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
-	if token == "" || !strings.EqualFold(kind, "Bearer") {
-		return caller{}, volant.Errorf(volant.ErrUnauthorized, "the request has no token").
+	t, err := s.tokenOf(r.Header.Get("Authorization"))
+	if err != nil {
+		return caller{}, err
+	}
+	return caller{org: t.Org, app: t.App, id: t.ID, name: t.Name, scopes: t.Scopes}, nil
+}
+
+// tokenOf finds the token that an Authorization header presents, and sees that it is good.
+func (s *Server) tokenOf(header string) (*volant.Token, error) {
+	kind, token, _ := strings.Cut(header, " ")
+	if token == "" || !strings.EqualFold(kind, "Bearer") && kind != "FlyV1" {
+		return nil, volant.Errorf(volant.ErrUnauthorized, "the request has no token").
 			WithRemedy("send `Authorization: Bearer TOKEN`; on the server's machine root finds one in the data directory's root.token")
 	}
 	t, ok := s.Catalog.Snapshot().TokenByHash(HashToken(strings.TrimSpace(token)))
 	if !ok || t.Tombstone {
-		return caller{}, volant.Errorf(volant.ErrUnauthorized, "the token is not known here").
+		return nil, volant.Errorf(volant.ErrUnauthorized, "the token is not known here").
 			WithRemedy("it may be of another server, or was revoked: ask for a new one")
 	}
 	if !t.Expires.IsZero() && time.Now().After(t.Expires) {
-		return caller{}, volant.Errorf(volant.ErrUnauthorized, "the token %q expired at %s", t.Name, t.Expires.Format(time.RFC3339)).
+		return nil, volant.Errorf(volant.ErrUnauthorized, "the token %q expired at %s", t.Name, t.Expires.Format(time.RFC3339)).
 			WithRemedy("ask for a new one")
 	}
-	return caller{org: t.Org, name: t.Name, scopes: t.Scopes}, nil
+	return t, nil
 }
 
 // HashToken is the form in which a token is stored.

@@ -60,7 +60,7 @@ func (s *Server) handle(need scope, h handler) http.HandlerFunc {
 		var err error
 		if need != scopeNone {
 			if c.who, err = s.authenticate(r); err == nil {
-				err = c.grant(c.who.org)
+				err = c.grant(c.who.org, c.who.app)
 			}
 		}
 		if err == nil {
@@ -74,10 +74,15 @@ func (s *Server) handle(need scope, h handler) http.HandlerFunc {
 	}
 }
 
-// grant is the one place that says whether the caller may do what this call does to org.
-func (c *call) grant(org volant.OrgID) error {
-	if c.who.may(org, c.need) {
+// grant is the one place that says whether the caller may do what this call does to an app of org, or with
+// app empty to what of org belongs to no app.
+func (c *call) grant(org volant.OrgID, app volant.AppID) error {
+	if c.who.may(org, app, c.need) {
 		return nil
+	}
+	if c.who.app != "" && c.who.may(org, c.who.app, c.need) {
+		return volant.Errorf(volant.ErrForbidden, "the token %q is for one app alone", c.who.name).
+			WithRemedy("use a token of organization %s that is not restricted to an app", org)
 	}
 	return volant.Errorf(volant.ErrForbidden, "the token %q may not %s in organization %q", c.who.name, c.need, org).
 		WithRemedy("use a token of that organization with the scope %s", c.need)

@@ -15,13 +15,13 @@ import (
 func (s *Server) metrics(w http.ResponseWriter, c *call) error {
 	var apps []*volant.App
 	for _, a := range s.Catalog.Snapshot().Apps() {
-		if !a.Tombstone && c.who.may(a.Org, scopeRead) {
+		if !a.Tombstone && c.who.sees(a) {
 			apps = append(apps, a)
 		}
 	}
 	slices.SortFunc(apps, func(a, b *volant.App) int { return cmp.Compare(a.Name, b.Name) })
 	var out bytes.Buffer
-	if err := metrics.Write(&out, s.Measure(c.ctx(), apps, c.who.org == AnyOrg)); err != nil {
+	if err := metrics.Write(&out, s.Measure(c.ctx(), apps, c.who.root())); err != nil {
 		return err
 	}
 	w.Header().Set("Content-Type", metrics.ContentType)

@@ -12,7 +12,7 @@ func (s *Server) platformRoutes() []Route {
 	return []Route{
 		at("GET /v1/health", scopeNone, "health", s.health, "Say that the API answers", nil, ok(api.Health{})),
 		at("GET /v1/openapi.json", scopeNone, "openapi", s.openAPI, "Read this document", nil, ok(map[string]any{})),
-		at("GET /v1/nodes", scopeRead, "node.list", s.listNodes, "List the servers", nil, ok([]api.Node{})),
+		at("GET /v1/nodes", scopeAdmin, "node.list", s.listNodes, "List the servers", nil, ok([]api.Node{})),
 		at("GET /metrics", scopeRead, "metrics.read", s.metrics, "Read what the server measures of apps, in Prometheus' text form", nil, text()),
 		at("GET /v1/why/{what}", scopeRead, "why", s.getWhy, "Read why something happened, newest first", nil, ok([]why.Record{}),
 			query("kind", "string", "only records of this kind").many(),

@@ -257,13 +257,13 @@ func (s *Server) getWhy(w http.ResponseWriter, c *call) error {
 		}
 		q.Kinds = append(q.Kinds, why.Kind(k))
 	}
-	if c.who.org != AnyOrg {
-		q.Org = c.who.org
+	if !c.who.root() {
+		q.Org, q.App = c.who.org, c.who.app
 	}
 	snap := s.Catalog.Snapshot()
-	if a, ok := snap.AppByName(what); ok && c.who.may(a.Org, scopeRead) {
+	if a, ok := snap.AppByName(what); ok && c.who.sees(a) {
 		q.App = a.App
-	} else if m, ok := snap.Machine(volant.MachineID(what)); ok && c.who.may(m.Org, scopeRead) {
+	} else if m, ok := snap.Machine(volant.MachineID(what)); ok && c.who.may(m.Org, m.App, scopeRead) {
 		q.Machine = volant.MachineID(what)
 	} else {
 		q.Request = what
