@@ -244,7 +244,7 @@ type ExecFrame struct {
 
 // CreateRelease is the body of POST /v1/apps/{app}/releases.
 type CreateRelease struct {
-	Image       string               `json:"image"` // manifest digest, uploaded before
+	Image       string               `json:"image"` // digest of an uploaded manifest, or a reference that is pulled; config.image if empty
 	Config      volant.MachineConfig `json:"config"`
 	Scale       *ScalePatch          `json:"scale,omitempty"` // what the config file's [scale] names
 	WaitTimeout volant.Duration      `json:"wait_timeout,omitempty"`
@@ -337,12 +337,28 @@ func set[T any](to, from *T) {
 	}
 }
 
-// Progress is one line of a streamed POST /v1/images/{digest}/prepare.
+// ResolveImage is the body of POST /v1/images/resolve.
+type ResolveImage struct {
+	Image   string        `json:"image"` // reference, such as ghcr.io/acme/web:1
+	Auth    *RegistryAuth `json:"auth,omitempty"`
+	OrgSlug string        `json:"org_slug,omitempty"` // who may use it; the token's organization
+}
+
+// RegistryAuth is the right to pull from one registry. The server forgets it with the request.
+type RegistryAuth struct {
+	Username      string `json:"username,omitempty"`
+	Password      string `json:"password,omitempty"`
+	IdentityToken string `json:"identity_token,omitempty"`
+	RegistryToken string `json:"registry_token,omitempty"`
+}
+
+// Progress is one line of a streamed POST /v1/images/{digest}/prepare or /v1/images/resolve.
 type Progress struct {
-	Phase string `json:"phase"` // unpack, write, done
-	Done  int64  `json:"done"`  // bytes
-	Total int64  `json:"total"` // bytes; 0 if unknown
-	Error *Error `json:"error,omitempty"`
+	Phase  string `json:"phase"`            // pull, convert, done, failed
+	Done   int64  `json:"done"`             // bytes
+	Total  int64  `json:"total"`            // bytes; 0 if unknown
+	Digest string `json:"digest,omitempty"` // of the image's manifest, when it is done
+	Error  *Error `json:"error,omitempty"`
 }
 
 // LogEntry is one line of a machine's log.

@@ -63,6 +63,12 @@ func NewTransport(base, token string, t http.RoundTripper) *Client {
 	return &Client{base: strings.TrimSuffix(base, "/"), token: token, http: &http.Client{Transport: t}}
 }
 
+// Host is the server's host and port.
+func (c *Client) Host() string {
+	_, host, _ := strings.Cut(c.base, "://")
+	return host
+}
+
 // Close drops idle connections.
 func (c *Client) Close() { c.http.CloseIdleConnections() }
 
@@ -114,25 +120,41 @@ func (c *Client) PutBlob(ctx context.Context, d volant.Digest, size int64, r io.
 
 // Prepare makes the server build the root disk of an uploaded image, and reports its progress.
 func (c *Client) Prepare(ctx context.Context, d volant.Digest, progress func(api.Progress)) error {
+	_, err := c.progress(ctx, "/v1/images/"+string(d)+"/prepare", nil, progress)
+	return err
+}
+
+// Resolve makes the server pull the image that a reference names, if it is not there, and returns its
+// digest. Auth may be nil.
+func (c *Client) Resolve(ctx context.Context, r api.ResolveImage, progress func(api.Progress)) (volant.Digest, error) {
+	return c.progress(ctx, "/v1/images/resolve", r, progress)
+}
+
+// progress reads a streamed work to its outcome.
+func (c *Client) progress(ctx context.Context, path string, body any, progress func(api.Progress)) (volant.Digest, error) {
 	var failed error
-	err := c.stream(ctx, http.MethodPost, "/v1/images/"+string(d)+"/prepare", nil, func(line []byte) error {
-		var p api.Progress
-		if err := json.Unmarshal(line, &p); err != nil {
+	var last api.Progress
+	err := c.stream(ctx, http.MethodPost, path, body, func(line []byte) error {
+		last = api.Progress{}
+		if err := json.Unmarshal(line, &last); err != nil {
 			return err
 		}
-		if p.Error != nil {
-			failed = errorOf(*p.Error, 0)
+		if last.Error != nil {
+			failed = errorOf(*last.Error, 0)
 			return failed
 		}
 		if progress != nil {
-			progress(p)
+			progress(last)
 		}
 		return nil
 	})
-	if failed != nil {
-		return failed
+	switch {
+	case failed != nil:
+		return "", failed
+	case err == nil && last.Phase != "done":
+		err = volant.Errorf(volant.ErrUnavailable, "the server ended the work before it was done").WithRemedy("try again")
 	}
-	return err
+	return volant.Digest(last.Digest), err
 }
 
 // CreateRelease starts a deploy.

@@ -53,10 +53,15 @@ type Machines interface {
 	Place(ctx context.Context, m *volant.Machine) (volant.NodeID, error)
 }
 
-// Images is the store of blobs and root disks.
+// Images is the store of blobs and root disks. An organization sees the blobs that it has shown it has;
+// AnyOrg sees all.
 type Images interface {
-	Has(d volant.Digest) bool
-	Put(ctx context.Context, d volant.Digest, r io.Reader) error
+	Has(org volant.OrgID, d volant.Digest) bool
+	Put(ctx context.Context, org volant.OrgID, d volant.Digest, r io.Reader) error
+	// Grant makes an image that is here the organization's as well.
+	Grant(org volant.OrgID, d volant.Digest) error
+	// Resolve makes sure that the image of a reference is here, and returns its digest.
+	Resolve(ctx context.Context, p Pull, progress func(phase string, done, total int64)) (volant.Digest, error)
 	// Prepare builds the root disk of a manifest's digest; it is quick when that exists.
 	Prepare(ctx context.Context, d volant.Digest, progress func(phase string, done, total int64)) error
 }

@@ -143,7 +143,7 @@ func TestBadInputNamesCauseAndCure(t *testing.T) {
 			{"an unknown app", second(p.API.App(ctx, "none")), volant.ErrNotFound, "volant apps create none"},
 			{"an unknown machine", second(p.API.Machine(ctx, "web", "0123456789abcd")), volant.ErrNotFound, "machine list"},
 			{"an image not uploaded", release(func(r *api.CreateRelease) { r.Image = "sha256:" + strings.Repeat("0", 64) }), volant.ErrNotFound, "upload"},
-			{"no digest", release(func(r *api.CreateRelease) { r.Image = "nginx:latest" }), volant.ErrInvalid, "digest"},
+			{"a file's name", release(func(r *api.CreateRelease) { r.Image = "oci-archive:web.tar" }), volant.ErrInvalid, "digest"},
 			{"a strategy", release(func(r *api.CreateRelease) { r.Strategy = "purple" }), volant.ErrInvalid, "bluegreen"},
 			{"a part of a machine", release(func(r *api.CreateRelease) { r.MaxUnavailable = 1.5 }), volant.ErrInvalid, "fraction"},
 			{"a release command without words", release(func(r *api.CreateRelease) { r.ReleaseCommand = &volant.ReleaseCommand{} }), volant.ErrInvalid, "name a program"},

@@ -42,7 +42,7 @@ func (s *Server) machineView(snap *catalog.Snapshot, m *volant.Machine, slots ma
 	v := api.Machine{
 		ID: m.ID, Name: m.Name, State: string(machineState(m, have)), Region: string(m.Region),
 		InstanceID: m.Version, Version: m.Version, CreatedAt: m.Created, UpdatedAt: m.Updated,
-		ImageRef: api.ImageRef{Repository: m.Config.Image, Digest: string(m.Image)},
+		ImageRef: imageRef(m.Config.Image, m.Image),
 		Config:   m.Config, Events: []api.MachineEvent{}, Checks: have.Checks, HostStatus: "ok", Cordoned: m.Cordoned,
 		Node: string(m.Node), Run: string(m.Run), Release: m.Release, Draining: have.Draining, Managed: m.Managed(),
 		Slots: slots[id], Since: have.Since, Reason: have.Reason, Exit: have.Exit, Boots: have.Boots,
@@ -162,7 +162,7 @@ func (s *Server) createMachine(w http.ResponseWriter, c *call) error {
 	if err := errors.Join(checkTTL(in.LeaseTTL), s.checkName(a, in.Name), s.checkSecrets(c, a, in.MinSecretsVersion)); err != nil {
 		return err
 	}
-	image, err := s.checkMachine(c, &cfg, nil)
+	image, err := s.checkMachine(c, a.Org, &cfg, nil)
 	if err != nil {
 		return err
 	}
@@ -213,19 +213,16 @@ func (s *Server) checkName(a *volant.App, name string) error {
 
 // checkMachine checks a machine's config, fills in its defaults, and sees to its image, which is the old
 // one's where it has the same name.
-func (s *Server) checkMachine(c *call, cfg *volant.MachineConfig, old *volant.Machine) (volant.Digest, error) {
+func (s *Server) checkMachine(c *call, org volant.OrgID, cfg *volant.MachineConfig, old *volant.Machine) (volant.Digest, error) {
 	if err := checkConfig(cfg); err != nil {
 		return "", err
 	}
 	cfg.Guest = cfg.Guest.WithDefaults()
-	image := volant.Digest(cfg.Image)
+	ref := cfg.Image
 	if old != nil && cfg.Image == old.Config.Image {
-		image = old.Image
+		ref = string(old.Image)
 	}
-	if !image.Valid() || !s.Images.Has(image) {
-		return "", volant.Invalidf("config.image %q is not the digest of an uploaded image", cfg.Image).WithRemedy("upload it first; `volant deploy` does")
-	}
-	return image, s.Images.Prepare(c.ctx(), image, nil)
+	return s.image(c.ctx(), c, org, ref)
 }
 
 // checkSecrets refuses a machine that wants newer secrets than there are.

@@ -62,13 +62,15 @@ func (s *Server) createRelease(w http.ResponseWriter, c *call) error {
 	if err := c.read(w, &in); err != nil {
 		return err
 	}
-	image := volant.Digest(in.Image)
-	if err := s.checkRelease(a, &in, image); err != nil {
+	if err := s.checkRelease(a, &in); err != nil {
 		return err
 	}
-	if err := s.Images.Prepare(c.ctx(), image, nil); err != nil {
+	in.Image = cmp.Or(in.Image, in.Config.Image)
+	image, err := s.image(c.ctx(), c, a.Org, in.Image)
+	if err != nil {
 		return err
 	}
+	in.Config.Image = cmp.Or(in.Config.Image, in.Image)
 	next := volant.Release{
 		Image: image, Config: in.Config, Status: volant.ReleasePending, WaitTimeout: in.WaitTimeout,
 		Others: in.Others, Strategy: in.Strategy, MaxUnavailable: in.MaxUnavailable, Command: in.ReleaseCommand,
@@ -88,13 +90,7 @@ func (s *Server) createRelease(w http.ResponseWriter, c *call) error {
 	return nil
 }
 
-func (s *Server) checkRelease(a *volant.App, in *api.CreateRelease, image volant.Digest) error {
-	if !image.Valid() {
-		return volant.Invalidf("image %q is not a digest", in.Image).WithRemedy("upload the image first and name its manifest's sha256 digest; `volant deploy` does both")
-	}
-	if !s.Images.Has(image) {
-		return volant.Errorf(volant.ErrNotFound, "image %s was not uploaded here", image).WithRemedy("upload its blobs first; `volant deploy` does")
-	}
+func (s *Server) checkRelease(a *volant.App, in *api.CreateRelease) error {
 	if err := checkConfig(&in.Config); err != nil {
 		return err
 	}

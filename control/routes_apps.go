@@ -33,6 +33,7 @@ func (s *Server) releaseRoutes() []Route {
 
 		at("HEAD /v1/blobs/{digest}", scopeDeploy, "blob.has", s.hasBlob, "Ask whether a blob is here", nil, empty(http.StatusOK)),
 		at("PUT /v1/blobs/{digest}", scopeDeploy, "blob.put", s.putBlob, "Upload a blob of an image", Bytes{}, empty(http.StatusCreated)),
+		at("POST /v1/images/resolve", scopeDeploy, "image.resolve", s.resolveImage, "Pull an image from a registry", api.ResolveImage{}, stream(api.Progress{})),
 		at("POST /v1/images/{digest}/prepare", scopeDeploy, "image.prepare", s.prepareImage, "Build the root disk of an uploaded image", nil, stream(api.Progress{})),
 	}
 }

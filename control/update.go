@@ -117,7 +117,7 @@ func (s *Server) tryConfig(c *call, m *volant.Machine, in *machineInput, next fu
 	if err != nil {
 		return false, err
 	}
-	image, err := s.checkMachine(c, &cfg, m)
+	image, err := s.checkMachine(c, m.Org, &cfg, m)
 	if err != nil {
 		return false, err
 	}

@@ -21,10 +21,10 @@ import (
 
 // Auth is a user's right to pull from one registry. It lives as long as the request it came with.
 type Auth struct {
-	Username      string
-	Password      string
-	IdentityToken string // of an OAuth flow
-	RegistryToken string // a bearer token, sent as it is
+	Username      string `json:"username,omitempty"`
+	Password      string `json:"password,omitempty"`
+	IdentityToken string `json:"identity_token,omitempty"` // of an OAuth flow
+	RegistryToken string `json:"registry_token,omitempty"` // a bearer token, sent as it is
 }
 
 // String keeps a password out of messages and logs.

@@ -49,9 +49,11 @@ type HostConfig struct {
 	FakeBackend   string       `toml:"fake_backend"`      // engine fake: IP address that stands for each machine
 }
 
-// ImageConfig bounds images.
+// ImageConfig bounds images, and where they are pulled from.
 type ImageConfig struct {
-	MaxSizeMB int `toml:"max_size_mb"` // unpacked; 8192
+	MaxSizeMB int      `toml:"max_size_mb"`         // unpacked; 8192
+	Insecure  []string `toml:"insecure_registries"` // HOST or HOST:PORT; spoken to without TLS if they have none
+	Private   []string `toml:"private_registries"`  // HOST or HOST:PORT; in the server's own network, for every organization
 }
 
 func (c Config) withDefaults() Config {

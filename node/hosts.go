@@ -49,7 +49,7 @@ func (s *server) parts(ctx context.Context) (Parts, func() error, error) {
 	if s.images, err = image.Open(imageDir, image.Config{MaxBytes: int64(s.cfg.Image.MaxSizeMB) << 20, Log: s.cfg.Log}); err != nil {
 		return p, closeAll, err
 	}
-	p.Images, p.Uploads = hostImages{s.images}, images{s.images}
+	p.Images, p.Uploads = hostImages{s.images}, newImages(s.images, s.cfg.Image, s.dir.Root())
 	if err := s.openNet(ctx); err != nil {
 		return p, closeAll, err
 	}

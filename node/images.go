@@ -2,27 +2,138 @@ package node
 
 import (
 	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
 	"io"
+	"io/fs"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"time"
+
+	"github.com/google/go-containerregistry/pkg/authn"
+	"github.com/google/go-containerregistry/pkg/name"
 
 	volant "github.com/volant-edge/volant"
+	"github.com/volant-edge/volant/api"
+	"github.com/volant-edge/volant/control"
 	"github.com/volant-edge/volant/host"
 	"github.com/volant-edge/volant/image"
 )
 
-// images is the image store as control and host ask for it.
-type images struct{ *image.Store }
+const (
+	pullsAtOnce = 8
+	pullWithin  = time.Hour
+)
 
-func (s images) Put(ctx context.Context, d volant.Digest, r io.Reader) error {
-	return s.Store.Put(ctx, d, r)
+// images is the image store as control asks for it.
+type images struct {
+	*image.Store
+	cfg   ImageConfig
+	data  string        // data directory, where the operator may put registries.json
+	slots chan struct{} // pulls that run
 }
 
-func (s images) Prepare(ctx context.Context, d volant.Digest, progress func(phase string, done, total int64)) error {
-	_, err := s.Convert(ctx, d, func(p image.Progress) {
+func newImages(s *image.Store, cfg ImageConfig, data string) *images {
+	return &images{Store: s, cfg: cfg, data: data, slots: make(chan struct{}, pullsAtOnce)}
+}
+
+func (s *images) Has(org volant.OrgID, d volant.Digest) bool { return s.Owns(org, d) }
+
+func (s *images) Put(ctx context.Context, org volant.OrgID, d volant.Digest, r io.Reader) error {
+	return s.PutFor(ctx, org, d, r)
+}
+
+func (s *images) Prepare(ctx context.Context, d volant.Digest, progress func(phase string, done, total int64)) error {
+	_, err := s.Convert(ctx, d, tell(progress))
+	return err
+}
+
+func tell(progress func(phase string, done, total int64)) func(image.Progress) {
+	return func(p image.Progress) {
 		if progress != nil {
 			progress(p.Phase, p.Done, p.Total)
 		}
-	})
-	return err
+	}
+}
+
+// Resolve pulls an image from its registry. What is here already is not pulled again, but the registry
+// is asked each time what a tag means.
+func (s *images) Resolve(ctx context.Context, p control.Pull, progress func(phase string, done, total int64)) (volant.Digest, error) {
+	ref, err := image.ParseRef(p.Ref)
+	if err != nil {
+		return "", err
+	}
+	ctx, cancel := context.WithTimeout(ctx, pullWithin)
+	defer cancel()
+	select {
+	case s.slots <- struct{}{}:
+		defer func() { <-s.slots }()
+	case <-ctx.Done():
+		return "", fmt.Errorf("image %s: wait for other pulls: %w", ref, ctx.Err())
+	}
+	r := image.Remote{Insecure: s.cfg.Insecure, Auth: image.Auth(p.Auth)}
+	if p.Auth == (api.RegistryAuth{}) {
+		if r.Auth, err = s.credentials(p.Org, ref.Registry); err != nil {
+			return "", err
+		}
+	}
+	if !p.Anywhere && !slices.Contains(s.cfg.Private, ref.Registry) {
+		r.Base = image.NewTransport(outside)
+	}
+	return s.Pull(ctx, p.Org, p.Ref, r, tell(progress))
+}
+
+var shared = netip.MustParsePrefix("100.64.0.0/10") // of carriers' NAT, and of many private networks
+
+// outside refuses addresses of the server's own networks, into which its users have no way of their own.
+func outside(a netip.AddrPort) error {
+	ip := a.Addr()
+	if !ip.IsGlobalUnicast() || ip.IsPrivate() || shared.Contains(ip) {
+		return volant.Errorf(volant.ErrForbidden, "the registry is at %s, in the server's own network", ip).
+			WithRemedy("deploy with --local, which pulls on your machine; or the server's operator lists the registry in image.private_registries")
+	}
+	return nil
+}
+
+var orgFile = regexp.MustCompile(`^[a-z0-9][a-z0-9-]*$`)
+
+// credentials are those that the operator gave the server for a registry: registries/ORG.json for one
+// organization, registries.json for all, both in the form of Docker's config.json.
+func (s *images) credentials(org volant.OrgID, registry string) (image.Auth, error) {
+	files := []string{"registries.json"}
+	if orgFile.MatchString(string(org)) {
+		files = []string{"registries/" + string(org) + ".json", "registries.json"}
+	}
+	for _, f := range files {
+		b, err := os.ReadFile(filepath.Join(s.data, f))
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return image.Auth{}, err
+		}
+		var c struct {
+			Auths map[string]authn.AuthConfig `json:"auths"`
+		}
+		if err := json.Unmarshal(b, &c); err != nil {
+			return image.Auth{}, volant.Errorf(volant.ErrUnavailable, "the server's %s cannot be read", f).
+				WithRemedy("its operator mends it: {\"auths\": {\"REGISTRY\": {\"username\": …, \"password\": …}}}")
+		}
+		keys := []string{registry, "https://" + registry}
+		if registry == "docker.io" {
+			keys = append(keys, name.DefaultRegistry, authn.DefaultAuthKey)
+		}
+		for _, k := range keys {
+			if a, ok := c.Auths[k]; ok {
+				return image.Auth{Username: a.Username, Password: a.Password, IdentityToken: a.IdentityToken, RegistryToken: a.RegistryToken}, nil
+			}
+		}
+	}
+	return image.Auth{}, nil
 }
 
 // hostImages is the same for the host, whose word for a root disk is its own.

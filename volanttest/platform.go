@@ -29,6 +29,7 @@ import (
 	volant "github.com/volant-edge/volant"
 	"github.com/volant-edge/volant/api"
 	"github.com/volant-edge/volant/client"
+	"github.com/volant-edge/volant/control"
 	"github.com/volant-edge/volant/guest"
 	"github.com/volant-edge/volant/host"
 	"github.com/volant-edge/volant/internal/contract"
@@ -379,9 +380,23 @@ func (r ring) Query(q why.Query) ([]why.Record, error) { return r.Ring.Query(q),
 
 type images struct{}
 
-func (images) Has(d volant.Digest) bool { return d == Image || d == Broken || d == Crashing }
+// ImageRef is a reference to Image in a registry.
+const ImageRef = "registry.test/web:1"
 
-func (images) Put(context.Context, volant.Digest, io.Reader) error { return nil }
+func (images) Has(_ volant.OrgID, d volant.Digest) bool {
+	return d == Image || d == Broken || d == Crashing
+}
+
+func (images) Put(context.Context, volant.OrgID, volant.Digest, io.Reader) error { return nil }
+
+func (images) Grant(volant.OrgID, volant.Digest) error { return nil }
+
+func (images) Resolve(_ context.Context, p control.Pull, _ func(string, int64, int64)) (volant.Digest, error) {
+	if p.Ref != ImageRef {
+		return "", volant.Errorf(volant.ErrNotFound, "image %s is not there", p.Ref).WithRemedy("the one there is here is %s", ImageRef)
+	}
+	return Image, nil
+}
 
 func (images) Prepare(context.Context, volant.Digest, func(string, int64, int64)) error { return nil }
 

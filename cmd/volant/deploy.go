@@ -15,15 +15,15 @@ import (
 	"github.com/volant-edge/volant/api"
 	"github.com/volant-edge/volant/appfile"
 	"github.com/volant-edge/volant/client"
-	"github.com/volant-edge/volant/image"
 )
 
 func newDeploy(g *globals) *cobra.Command {
 	var app, ref, file string
-	var allow, detach bool
+	var allow, detach, local bool
 	cmd := &cobra.Command{
-		Use: "deploy --app NAME --image oci-archive:FILE|oci:DIR [--config volant.toml]", Args: cobra.NoArgs,
+		Use: "deploy --app NAME --image IMAGE [--config volant.toml]", Args: cobra.NoArgs,
 		Short: "Bring an image and a config into service, without closing a connection",
+		Long:  "Bring an image and a config into service, without closing a connection.\n\n" + imageForms,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			f, err := readAppfile(file, appfile.Options{AllowUnsupported: allow, HasImage: ref != ""})
 			if err != nil {
@@ -39,13 +39,13 @@ func newDeploy(g *globals) *cobra.Command {
 				ref = f.Image
 			}
 			if ref == "" {
-				return fmt.Errorf("which image? name it with --image oci-archive:FILE or oci:DIR")
+				return fmt.Errorf("which image? name it with --image: [REGISTRY/]NAME[:TAG], docker-archive:FILE, oci-archive:FILE or oci:DIR")
 			}
 			c, err := g.client()
 			if err != nil {
 				return err
 			}
-			d := &deployment{c: c, out: cmd.ErrOrStderr(), app: app, quiet: g.json}
+			d := &deployment{c: c, out: cmd.ErrOrStderr(), app: app, quiet: g.json, local: local}
 			r, err := d.run(cmd.Context(), ref, f, detach)
 			if err != nil {
 				return err
@@ -60,9 +60,10 @@ func newDeploy(g *globals) *cobra.Command {
 	}
 	fl := cmd.Flags()
 	fl.StringVarP(&app, "app", "a", "", "the app; by default the one the config names")
-	fl.StringVarP(&ref, "image", "i", "", "oci-archive:FILE or oci:DIR")
+	fl.StringVarP(&ref, "image", "i", "", "[REGISTRY/]NAME[:TAG], docker-archive:FILE, oci-archive:FILE or oci:DIR")
 	fl.StringVarP(&file, "config", "c", "", "the app's config (default: volant.toml here, if there is one)")
 	fl.BoolVar(&allow, "allow-unsupported", false, "ignore keys of fly.toml that are not acted on yet")
+	fl.BoolVar(&local, "local", false, "pull the image on this machine and upload it, instead of letting the server pull it")
 	fl.BoolVar(&detach, "detach", false, "do not wait for the outcome")
 	return cmd
 }
@@ -96,6 +97,7 @@ type deployment struct {
 	out   io.Writer
 	app   string
 	quiet bool
+	local bool // pull images here, not on the server
 }
 
 func (d *deployment) say(format string, args ...any) {
@@ -108,7 +110,7 @@ func (d *deployment) run(ctx context.Context, ref string, f *appfile.File, detac
 	if _, err := d.c.App(ctx, d.app); err != nil {
 		return api.Release{}, err
 	}
-	digest, err := d.upload(ctx, ref)
+	digest, err := d.image(ctx, ref)
 	if err != nil {
 		return api.Release{}, err
 	}
@@ -129,31 +131,6 @@ func (d *deployment) run(ctx context.Context, ref string, f *appfile.File, detac
 		return r, nil
 	}
 	return d.follow(ctx, r)
-}
-
-// upload sends the blobs the server does not have.
-func (d *deployment) upload(ctx context.Context, ref string) (volant.Digest, error) {
-	src, err := image.OpenSource(ref)
-	if err != nil {
-		return "", err
-	}
-	defer func() { _ = src.Close() }() // only read
-	sent := int64(0)
-	p := newProgress(d.out, d.quiet)
-	err = src.Each(func(im image.Progress) { p.show("Uploading", im.Done, im.Total) }, func(b image.Blob, r io.Reader) error {
-		has, err := d.c.HasBlob(ctx, b.Digest)
-		if err != nil || has {
-			return err
-		}
-		sent += b.Size
-		return d.c.PutBlob(ctx, b.Digest, b.Size, r)
-	})
-	p.end()
-	if err != nil {
-		return "", err
-	}
-	d.say("Image %s: %s of %s uploaded.", src.Digest, size(sent), size(src.Size()))
-	return src.Digest, nil
 }
 
 func (d *deployment) prepare(ctx context.Context, digest volant.Digest) error {
