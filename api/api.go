@@ -260,6 +260,11 @@ type CreateRelease struct {
 	MaxUnavailable float64                `json:"max_unavailable,omitempty"`
 	ReleaseCommand *volant.ReleaseCommand `json:"release_command,omitempty"` // runs once, before any machine changes
 	PrimaryRegion  volant.Region          `json:"primary_region,omitempty"`  // the app's, if named
+
+	// FromRelease is an earlier release whose image, config, groups and strategy this one has: to bring new
+	// secrets into the machines, or an older release back. Its release_command does not run again. Nothing
+	// but wait_timeout may be named beside it.
+	FromRelease uint64 `json:"from_release,omitempty"`
 }
 
 // Release as the API shows it.

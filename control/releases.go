@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"net/http"
+	"reflect"
 	"slices"
 	"strings"
 	"time"
@@ -62,6 +63,9 @@ func (s *Server) createRelease(w http.ResponseWriter, c *call) error {
 	if err := c.read(w, &in); err != nil {
 		return err
 	}
+	if err := s.fromRelease(a, &in); err != nil {
+		return err
+	}
 	if err := s.checkRelease(a, &in); err != nil {
 		return err
 	}
@@ -87,6 +91,25 @@ func (s *Server) createRelease(w http.ResponseWriter, c *call) error {
 	}
 	s.audit(c, a.Org, a.App, "", "release_created", fmt.Sprintf("release %d of app %s was created", r.Version, a.Name))
 	reply(w, http.StatusCreated, releaseView(s.Catalog.Snapshot(), r))
+	return nil
+}
+
+// fromRelease fills in what a release takes over from an earlier one.
+func (s *Server) fromRelease(a *volant.App, in *api.CreateRelease) error {
+	if in.FromRelease == 0 {
+		return nil
+	}
+	if named := (&api.CreateRelease{FromRelease: in.FromRelease, WaitTimeout: in.WaitTimeout}); !reflect.DeepEqual(in, named) {
+		return volant.Invalidf("from_release stands beside an image or config").WithRemedy("name the one or the other")
+	}
+	old, ok := s.Catalog.Snapshot().Release(a.App, in.FromRelease)
+	if !ok || old.Tombstone {
+		return volant.Errorf(volant.ErrNotFound, "app %s has no release %d", a.Name, in.FromRelease).
+			WithRemedy("see `volant releases %s`", a.Name)
+	}
+	in.Image, in.Config, in.Others = string(old.Image), old.Config, slices.Clone(old.Others)
+	in.Strategy, in.MaxUnavailable = old.Strategy, old.MaxUnavailable
+	in.WaitTimeout = cmp.Or(in.WaitTimeout, old.WaitTimeout)
 	return nil
 }
 

@@ -91,6 +91,7 @@ var pathParams = map[string]string{
 	"version": "number of the release",
 	"key":     "name of the metadata",
 	"digest":  "OCI digest: sha256: and 64 hex digits",
+	"name":    "name of the secret",
 	"what":    "name of an app, ID of a machine, or ID of a connection",
 }
 

@@ -464,3 +464,6 @@ func (pool) Next(kind string, used []string) (string, error) {
 	}
 	return fmt.Sprintf(format, n), nil
 }
+
+// Box is the platform's box of secrets.
+func (p *Platform) Box() *secret.Box { return p.box }

@@ -81,7 +81,11 @@ func (s *schemas) of(t reflect.Type) object {
 		}
 		return object{"type": "array", "items": s.of(t.Elem())}
 	case reflect.Map:
-		return object{"type": "object", "additionalProperties": s.of(t.Elem())}
+		o := s.of(t.Elem())
+		if t.Elem().Kind() == reflect.Pointer && o["type"] != nil {
+			o["type"] = []any{o["type"], "null"}
+		}
+		return object{"type": "object", "additionalProperties": o}
 	case reflect.Struct:
 		return s.component(t)
 	default:
