@@ -291,12 +291,23 @@ func (c *Client) Addresses(ctx context.Context, app string) ([]api.IPAssignment,
 	return out.IPs, err
 }
 
-// Logs calls fn for each line of an app's machines (or of one), the last tail lines first; with
-// follow it goes on until ctx ends.
-func (c *Client) Logs(ctx context.Context, app, machine string, tail int, follow bool, fn func(api.LogEntry) error) error {
-	q := url.Values{"tail": {fmt.Sprint(tail)}, "follow": {boolean(follow)}}
-	if machine != "" {
-		q.Set("machine", machine)
+// Logs says which lines of an app's log are wanted.
+type Logs struct {
+	Machine  string // only of this one; empty: all
+	Tail     int    // past lines
+	Since    string // a time (RFC 3339), or how long ago, such as 10m; empty: no bound
+	NoEvents bool   // leave out what the platform did
+	Follow   bool   // go on with new lines until ctx ends
+}
+
+// Logs calls fn for each line of an app's log, the past ones first.
+func (c *Client) Logs(ctx context.Context, app string, l Logs, fn func(api.LogEntry) error) error {
+	q := url.Values{"tail": {fmt.Sprint(l.Tail)}, "follow": {boolean(l.Follow)}, "no_events": {boolean(l.NoEvents)}}
+	if l.Machine != "" {
+		q.Set("machine", l.Machine)
+	}
+	if l.Since != "" {
+		q.Set("since", l.Since)
 	}
 	return c.stream(ctx, http.MethodGet, appPath(app)+"/logs?"+q.Encode(), nil, func(line []byte) error {
 		var e api.LogEntry

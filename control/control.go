@@ -47,7 +47,9 @@ type Machines interface {
 	Restart(ctx context.Context, id volant.MachineID, by string) error
 	Signal(ctx context.Context, id volant.MachineID, sig int) error
 	Exec(ctx context.Context, id volant.MachineID, e guest.Exec) (guest.Exit, error)
-	// Logs calls fn for the last tail lines, and with follow for each new one until ctx ends.
+	// OldLogs are the destroyed machines of an app whose logs are kept, newest first.
+	OldLogs(app volant.AppID) []volant.MachineID
+	// Logs calls fn for the last tail lines, all if it is negative, and with follow for each new one until ctx ends.
 	Logs(ctx context.Context, id volant.MachineID, tail int, follow bool, fn func(guest.LogLine) error) error
 	// Place reserves room for a new machine on a host and says which.
 	Place(ctx context.Context, m *volant.Machine) (volant.NodeID, error)

@@ -19,7 +19,9 @@ func (s *Server) appRoutes() []Route {
 		at("PATCH /v1/apps/{app}/scale", scopeDeploy, "scale.set", s.patchScale, "Change how an app scales", api.ScalePatch{}, ok(api.Scale{})),
 		at("GET /v1/apps/{app}/logs", scopeRead, "app.logs", s.logs, "Stream the logs of an app's machines", nil, stream(api.LogEntry{}),
 			query("machine", "string", "only of this machine"),
-			query("tail", "integer", "how many past lines of each machine, 0 to 10000; 100"),
+			query("tail", "integer", "how many past lines, 0 to 10000; 100"),
+			query("since", "string", "only lines from this time on (RFC 3339), or from so long ago, such as 10m"),
+			query("no_events", "boolean", "leave out what the platform did; those lines have the source volant"),
 			query("follow", "boolean", "go on with new lines")),
 	}
 }

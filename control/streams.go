@@ -14,7 +14,6 @@ import (
 
 	volant "github.com/volant-edge/volant"
 	"github.com/volant-edge/volant/api"
-	"github.com/volant-edge/volant/catalog"
 	"github.com/volant-edge/volant/guest"
 	"github.com/volant-edge/volant/why"
 )
@@ -145,102 +144,6 @@ func (b *capped) Write(p []byte) (int, error) {
 	b.cut = b.cut || room < len(p)
 	b.Buffer.Write(p[:min(room, len(p))])
 	return len(p), nil
-}
-
-// logs streams the lines of an app's machines, or of one of them.
-func (s *Server) logs(w http.ResponseWriter, c *call) error {
-	a, snap, err := s.app(c)
-	if err != nil {
-		return err
-	}
-	tail, err := c.number("tail", 100, 0, 10_000)
-	if err != nil {
-		return err
-	}
-	var ids []volant.MachineID
-	only := volant.MachineID(c.r.URL.Query().Get("machine"))
-	for _, m := range snap.Machines(a.App) {
-		if id := volant.MachineID(m.ID); only == id || only == "" && !gone(m) {
-			ids = append(ids, id)
-		}
-	}
-	if only != "" && len(ids) == 0 {
-		return volant.Errorf(volant.ErrNotFound, "app %s has no machine %q", a.Name, only)
-	}
-	f := &follower{s: s, c: c, app: a, out: c.stream(w), seen: map[volant.MachineID]bool{}}
-	return f.run(ids, tail, c.flag("follow"), only)
-}
-
-// follower merges the logs of several machines into one stream.
-type follower struct {
-	s   *Server
-	c   *call
-	app *volant.App
-
-	mu   sync.Mutex // guards out and seen
-	out  *lines
-	seen map[volant.MachineID]bool
-	wg   sync.WaitGroup
-}
-
-func (f *follower) run(ids []volant.MachineID, tail int, follow bool, only volant.MachineID) error {
-	ctx, cancel := context.WithCancel(f.c.ctx())
-	defer f.wg.Wait()
-	defer cancel()
-	if !follow {
-		for _, id := range ids {
-			if err := f.one(ctx, id, tail, false); err != nil {
-				return err
-			}
-		}
-		return nil
-	}
-	for _, id := range ids {
-		f.begin(ctx, cancel, id, tail)
-	}
-	err := f.s.untilSnapshot(f.c, 24*time.Hour, func(snap *catalog.Snapshot) (bool, error) {
-		for _, m := range snap.Machines(f.app.App) {
-			if id := volant.MachineID(m.ID); only == "" && !gone(m) {
-				f.begin(ctx, cancel, id, tail)
-			}
-		}
-		return ctx.Err() != nil, nil
-	})
-	if errors.Is(err, errTimeout) {
-		return nil
-	}
-	return err
-}
-
-// begin follows a machine that is not followed yet.
-func (f *follower) begin(ctx context.Context, cancel context.CancelFunc, id volant.MachineID, tail int) {
-	f.mu.Lock()
-	known := f.seen[id]
-	f.seen[id] = true
-	f.mu.Unlock()
-	if known {
-		return
-	}
-	f.wg.Go(func() {
-		if err := f.one(ctx, id, tail, true); err != nil && ctx.Err() == nil {
-			f.s.Log.Debug("log stream ended", "machine", id, "err", err)
-			cancel()
-		}
-	})
-}
-
-func (f *follower) one(ctx context.Context, id volant.MachineID, tail int, follow bool) error {
-	err := f.s.Machines.Logs(ctx, id, tail, follow, func(l guest.LogLine) error {
-		f.mu.Lock()
-		defer f.mu.Unlock()
-		return f.out.send(api.LogEntry{
-			App: f.app.Name, Machine: string(id), Region: string(f.s.Region), Seq: l.Seq, Time: l.Time, Source: l.Source, Message: l.Text,
-		})
-	})
-	if errors.Is(err, volant.ErrNotFound) {
-		return nil // it has never run, or is gone
-	}
-	return err
 }
 
 // getWhy answers about an app by name, a machine or a connection by ID.

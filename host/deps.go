@@ -30,6 +30,7 @@ type Config struct {
 
 	ScratchMB int    // size of a machine's writable disk; 8192
 	LogBytes  int64  // of a machine's log, two files of it are kept; 1 MiB
+	OldLogs   int64  // bytes of an app's destroyed machines' logs, kept for a week; 8 MiB
 	HostBoot  string // boot ID of the server; read from /proc
 
 	NoTemplates bool // always boot cold

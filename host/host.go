@@ -504,11 +504,11 @@ func (h *Host) Usage(id volant.MachineID) cgroup.Usage {
 // Logs calls fn for the last tail lines of a machine's log, all that are kept if tail is negative, and with
 // follow for each new one, until fn fails or ctx ends.
 func (h *Host) Logs(ctx context.Context, id volant.MachineID, tail int, follow bool, fn func(LogLine) error) error {
-	m, err := h.find(id)
+	l, err := h.logbookOf(id)
 	if err != nil {
 		return err
 	}
-	return m.logs.read(ctx, tail, follow, fn)
+	return l.read(ctx, tail, follow, fn)
 }
 
 func (h *Host) reason(kind why.Kind, rule, text string) why.Record {

@@ -434,3 +434,58 @@ func TestGuestIsTold(t *testing.T) {
 		}
 	})
 }
+
+func TestLogsOfDestroyedMachinesAreKeptForAWhile(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		r.cfg.OldLogs = 64 << 10
+		r.start()
+		var ids []volant.MachineID
+		for n := range 4 {
+			m := machine(n + 1)
+			id := volant.MachineID(m.ID)
+			ids = append(ids, id)
+			r.SetWishes([]volant.Machine{m})
+			r.settle()
+			r.wake(id)
+			r.await(id, volant.StateStarted)
+			r.world.Guest(string(id)).Log("stdout", "last words of "+string(id))
+			if n < 2 { // more than is kept of all
+				r.world.Guest(string(id)).Log("stdout", strings.Repeat("x", 40<<10))
+			}
+			time.Sleep(time.Second)
+			m.Generation++
+			m.Run = volant.RunDestroyed
+			r.SetWishes([]volant.Machine{m})
+			r.settle()
+			if n < 2 {
+				continue
+			}
+			if got := logTexts(t, r, id, 1); !slices.Equal(got, []string{"last words of " + string(id)}) {
+				t.Errorf("after its end: %.100q", got)
+			}
+		}
+		app := machine(1).App
+		if got := r.OldLogs(app); !slices.Contains(got, ids[3]) || slices.Contains(got, ids[0]) {
+			t.Errorf("kept %v of %v: the newest stay, within the bound", got, ids)
+		}
+		r.stop()
+		time.Sleep(8 * 24 * time.Hour)
+		old := filepath.Join(r.dir, "oldlogs", string(app))
+		for _, id := range r.OldLogs(app) { // files have the true time, the test has not
+			then := time.Now().Add(-8 * 24 * time.Hour)
+			if err := os.Chtimes(filepath.Join(old, string(id)), then, then); err != nil {
+				t.Fatal(err)
+			}
+		}
+		r.start()
+		if got := r.OldLogs(app); len(got) != 0 {
+			t.Errorf("after a week: %v", got)
+		}
+		if err := r.Logs(t.Context(), ids[3], 1, false, func(host.LogLine) error { return nil }); !errors.Is(err, volant.ErrNotFound) {
+			t.Errorf("the log of a machine that was forgotten: %v, want not found", err)
+		}
+		if _, err := os.Stat(old); err == nil {
+			t.Error("the app's empty directory stays")
+		}
+	})
+}

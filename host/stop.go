@@ -159,6 +159,7 @@ func (m *machine) destroy(ctx context.Context) error {
 	err = errors.Join(
 		m.h.deps.Net.Detach(ctx, m.id),
 		m.h.deps.Cgroups.Remove(ctx, m.id),
+		m.h.keepLog(m.wish().App, m.id),
 		m.h.removeFiles(m.id),
 	)
 	if err != nil {

@@ -16,6 +16,7 @@ const (
 	dirScratch   = "scratch"
 	dirSnapshots = "snapshots"
 	dirLogs      = "logs"
+	dirOldLogs   = "oldlogs"
 	dirTemplates = "templates"
 )
 
@@ -85,6 +86,9 @@ func (h *Host) sweep(ctx context.Context) error {
 	files, err := h.sweepFiles(known, snaps)
 	if err != nil {
 		return fmt.Errorf("sweep files: %w", err)
+	}
+	if err := h.sweepOldLogs(); err != nil {
+		return fmt.Errorf("sweep old logs: %w", err)
 	}
 	if removed = append(removed, files...); len(removed) > 0 {
 		h.log.Info("leftovers removed", "what", removed)

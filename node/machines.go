@@ -31,6 +31,8 @@ func (m machines) Exec(ctx context.Context, id volant.MachineID, e guest.Exec) (
 	return m.f.host.Exec(ctx, id, e)
 }
 
+func (m machines) OldLogs(app volant.AppID) []volant.MachineID { return m.f.host.OldLogs(app) }
+
 func (m machines) Logs(ctx context.Context, id volant.MachineID, tail int, follow bool, fn func(guest.LogLine) error) error {
 	return m.f.host.Logs(ctx, id, tail, follow, func(l host.LogLine) error {
 		return fn(guest.LogLine{Seq: l.Seq, Time: l.Time, Source: l.Source, Text: l.Text})

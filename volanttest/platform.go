@@ -295,6 +295,7 @@ func (p *Platform) Guests() map[string]*Guest {
 // platform knows of.
 type Guest struct {
 	mu               sync.Mutex // guards the fields
+	print            func(source, text string)
 	Open, Max, Total int
 }
 
@@ -315,6 +316,13 @@ func (g *Guest) Counts() (open, most, total int) {
 	return g.Open, g.Max, g.Total
 }
 
+// Print makes the app print a line; source is stdout or stderr.
+func (g *Guest) Print(source, text string) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.print(source, text)
+}
+
 // app is the program in every guest.
 func (p *Platform) app(ctx context.Context, fg *fake.Guest) guest.Exit {
 	if fg.Config().Args[0] == "broken" {
@@ -333,6 +341,9 @@ func (p *Platform) app(ctx context.Context, fg *fake.Guest) guest.Exit {
 		g = &Guest{}
 		p.guests[fg.VM()] = g
 	}
+	g.mu.Lock()
+	g.print = fg.Log
+	g.mu.Unlock()
 	p.mu.Unlock()
 	l, err := p.Net.Listen(ctx, netip.AddrPortFrom(fg.Config().Net.Addr.Addr(), Port))
 	if err != nil {

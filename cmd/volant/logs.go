@@ -9,12 +9,12 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/volant-edge/volant/api"
+	"github.com/volant-edge/volant/client"
 )
 
 func newLogs(g *globals) *cobra.Command {
-	var app, machine string
-	var follow bool
-	var tail int
+	var app string
+	var want client.Logs
 	cmd := &cobra.Command{
 		Use: "logs [APP]", Short: "Show what an app's machines print", Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -27,7 +27,7 @@ func newLogs(g *globals) *cobra.Command {
 				return err
 			}
 			enc := json.NewEncoder(cmd.OutOrStdout())
-			err = c.Logs(cmd.Context(), name, machine, tail, follow, func(e api.LogEntry) error {
+			err = c.Logs(cmd.Context(), name, want, func(e api.LogEntry) error {
 				if g.json {
 					return enc.Encode(e)
 				}
@@ -42,8 +42,10 @@ func newLogs(g *globals) *cobra.Command {
 	}
 	f := cmd.Flags()
 	f.StringVarP(&app, "app", "a", "", "the app")
-	f.StringVar(&machine, "machine", "", "only this machine's")
-	f.BoolVarP(&follow, "follow", "f", false, "go on with new lines")
-	f.IntVarP(&tail, "tail", "n", 100, "start with that many of the last lines of each machine")
+	f.StringVar(&want.Machine, "machine", "", "only this machine's")
+	f.BoolVarP(&want.Follow, "follow", "f", false, "go on with new lines")
+	f.IntVarP(&want.Tail, "tail", "n", 100, "start with that many past lines; destroyed machines have some for a week")
+	f.StringVar(&want.Since, "since", "", "only lines since then: a time (RFC 3339), or how long ago, such as 10m")
+	f.BoolVar(&want.NoEvents, "no-events", false, "leave out what the platform did (source volant)")
 	return cmd
 }
