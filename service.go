@@ -158,18 +158,19 @@ func (s *Service) Check() error {
 	if s.InternalPort < 1 || s.InternalPort > 65535 {
 		return Invalidf("internal_port %d: use 1 to 65535", s.InternalPort)
 	}
-	for _, p := range s.Ports {
+	for i := range s.Ports {
+		p := &s.Ports[i]
 		first, last := p.Range()
 		if first < 1 || last > 65535 || first > last {
 			return Invalidf("ports %d to %d of internal port %d: use 1 to 65535, first before last", first, last, s.InternalPort)
 		}
-		if len(p.Handlers) > 0 {
-			return Invalidf("handlers %v of port %d: only raw TCP (no handlers) is served", p.Handlers, first)
+		if err := p.checkHandlers(); err != nil {
+			return err
 		}
 	}
 	if c := s.Concurrency; c != nil {
-		if c.Type != "" && c.Type != "connections" {
-			return Invalidf("concurrency type %q: only \"connections\" is served", c.Type)
+		if c.Type != "" && c.Type != ConcurrencyConnections && c.Type != ConcurrencyRequests {
+			return Invalidf("concurrency type %q: use connections or requests", c.Type)
 		}
 		if c.SoftLimit < 0 || c.HardLimit < 0 || c.SoftLimit > MaxLimit || c.HardLimit > MaxLimit {
 			return Invalidf("soft_limit %d and hard_limit %d: use 1 to %d", c.SoftLimit, c.HardLimit, MaxLimit)

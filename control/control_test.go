@@ -163,7 +163,7 @@ func TestBadInputNamesCauseAndCure(t *testing.T) {
 			{"cpus", release(func(r *api.CreateRelease) { r.Config.Guest.CPUs = 3 }), volant.ErrInvalid, "even"},
 			{"a doubled port", release(func(r *api.CreateRelease) { r.Config.Services = []volant.Service{service, service} }), volant.ErrInvalid, "two services"},
 			{"a handler", release(func(r *api.CreateRelease) {
-				r.Config.Services = []volant.Service{{Protocol: "tcp", InternalPort: 80, Ports: []volant.Port{{Port: 80, Handlers: []string{"http"}}}}}
+				r.Config.Services = []volant.Service{{Protocol: "tcp", InternalPort: 80, Ports: []volant.Port{{Port: 80, Handlers: []string{"quic"}}}}}
 			}), volant.ErrInvalid, "raw TCP"},
 			{"a variable's name", release(func(r *api.CreateRelease) { r.Config.Env = map[string]string{"A=B": "c"} }), volant.ErrInvalid, "A=B"},
 			{"a zero byte", release(func(r *api.CreateRelease) { r.Config.Env = map[string]string{"A": "b\x00c"} }), volant.ErrInvalid, "zero byte"},

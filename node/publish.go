@@ -22,10 +22,11 @@ type publisher struct {
 	apps    map[volant.AppID]bool // which live
 	newApps bool                  // that is news
 	parts   map[volant.AppID][]proxy.App
-	wishes  store.Revision // what the host and the network were told of
-	told    bool           // they were told without an error
-	local   []netip.Addr   // what Local was last told
-	version uint64         // of the table
+	shared  map[volant.AppID][]netip.Addr // addresses that other apps may have too
+	wishes  store.Revision                // what the host and the network were told of
+	told    bool                          // they were told without an error
+	local   []netip.Addr                  // what Local was last told
+	version uint64                        // of the table
 }
 
 // publishAgain is how long a room that could not take what it was told has until it is told again.
@@ -34,7 +35,7 @@ const publishAgain = 5 * time.Second
 func (p *Platform) publish(ctx context.Context) error {
 	sub := p.cat.Changes()
 	defer sub.Close()
-	pub := &publisher{p: p, apps: map[volant.AppID]bool{}, parts: map[volant.AppID][]proxy.App{}}
+	pub := &publisher{p: p, apps: map[volant.AppID]bool{}, parts: map[volant.AppID][]proxy.App{}, shared: map[volant.AppID][]netip.Addr{}}
 	snap, changed := sub.Take()
 	for id := range snap.Apps() {
 		changed[id] = true
@@ -70,6 +71,11 @@ func (u *publisher) tell(ctx context.Context, snap *catalog.Snapshot, changed ma
 	t := proxy.Table{Epoch: u.p.Epoch, Version: u.version, Node: u.p.Node, Region: u.p.Region}
 	for _, id := range slices.Sorted(maps.Keys(u.parts)) {
 		t.Apps = append(t.Apps, u.parts[id]...)
+		for _, ip := range u.shared[id] {
+			if !slices.Contains(t.Shared, ip) {
+				t.Shared = append(t.Shared, ip)
+			}
+		}
 	}
 	u.p.edge.set(t, snap.Rev)
 	if u.newApps {
@@ -89,6 +95,7 @@ func (u *publisher) tell(ctx context.Context, snap *catalog.Snapshot, changed ma
 // take notes what became of an app.
 func (u *publisher) take(snap *catalog.Snapshot, id volant.AppID) {
 	delete(u.parts, id)
+	delete(u.shared, id)
 	a, ok := snap.App(id)
 	if !ok || a.Tombstone {
 		u.newApps = u.newApps || u.apps[id]
@@ -104,6 +111,7 @@ func (u *publisher) take(snap *catalog.Snapshot, id volant.AppID) {
 	}
 	if len(parts) > 0 {
 		u.parts[id] = parts
+		u.shared[id] = sharedAddrs(snap, id)
 	}
 }
 

@@ -31,6 +31,17 @@ func tableApps(snap *catalog.Snapshot, a *volant.App) []proxy.App {
 	return out
 }
 
+// sharedAddrs are the addresses which an app has together with others.
+func sharedAddrs(snap *catalog.Snapshot, id volant.AppID) []netip.Addr {
+	var out []netip.Addr
+	for _, ad := range snap.Addresses(id) {
+		if ip, err := netip.ParseAddr(ad.IP); err == nil && !ad.Tombstone && ad.Type == volant.AddressSharedV4 {
+			out = append(out, ip)
+		}
+	}
+	return out
+}
+
 // tableGroup is one group of an app, whose default group is def.
 func tableGroup(snap *catalog.Snapshot, a *volant.App, g *group, def string, addrs []netip.Addr) proxy.App {
 	s := g.scale.WithDefaults()
@@ -58,14 +69,25 @@ func tableGroup(snap *catalog.Snapshot, a *volant.App, g *group, def string, add
 func tableService(s *volant.Service, cpus int, addrs []netip.Addr) proxy.Service {
 	out := proxy.Service{InternalPort: uint16(s.InternalPort), WakeOn: s.WakeOn} //nolint:gosec // checked when it was written
 	out.Soft, out.Hard = s.Limits(cpus)
-	for _, p := range s.Ports {
-		out.Handlers = p.Handlers
+	out.Requests = s.Concurrency != nil && s.Concurrency.Type == volant.ConcurrencyRequests
+	for i := range s.Ports {
+		p := &s.Ports[i]
+		var listen []netip.AddrPort
 		first, last := p.Range()
 		for n := first; n <= last; n++ {
 			for _, ip := range addrs {
-				out.Listen = append(out.Listen, netip.AddrPortFrom(ip, uint16(n))) //nolint:gosec // checked when it was written
+				listen = append(listen, netip.AddrPortFrom(ip, uint16(n))) //nolint:gosec // checked when it was written
 			}
 		}
+		if len(p.Handlers) == 0 {
+			out.Listen = append(out.Listen, listen...)
+			continue
+		}
+		port := proxy.Port{Listen: listen, Handlers: p.Handlers, ForceHTTPS: p.ForceHTTPS, HTTP: p.HTTPOptions, TLS: p.TLSOptions}
+		if p.ProxyProtoOptions != nil {
+			port.ProxyProto = p.ProxyProtoOptions.Version
+		}
+		out.Ports = append(out.Ports, port)
 	}
 	return out
 }

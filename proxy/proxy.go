@@ -272,18 +272,26 @@ func (p *Proxy) routeApp(routes map[netip.AddrPort]*route, a *app, cfg *App, reg
 			app: a, id: a.id, svc: a.service(s.InternalPort), name: cfg.Name, org: cfg.Org, region: region,
 			onData: s.WakeOn == "data", queueTime: cfg.QueueTime.D(),
 		}
-		if len(s.Handlers) > 0 {
-			r.refusal = ruleHandler
-		}
 		for _, ap := range s.Listen {
-			ap = unmapped(ap)
-			if other := routes[ap]; other != nil && other.app != a {
-				p.log.Error("address is claimed twice", "addr", ap, "app", other.name, "other_app", cfg.Name)
-				continue
+			p.addRoute(routes, ap, r)
+		}
+		for j := range s.Ports {
+			handled := *r
+			handled.refusal = ruleHandler
+			for _, ap := range s.Ports[j].Listen {
+				p.addRoute(routes, ap, &handled)
 			}
-			routes[ap] = r
 		}
 	}
+}
+
+func (p *Proxy) addRoute(routes map[netip.AddrPort]*route, ap netip.AddrPort, r *route) {
+	ap = unmapped(ap)
+	if other := routes[ap]; other != nil && other.app != r.app {
+		p.log.Error("address is claimed twice", "addr", ap, "app", other.name, "other_app", r.name)
+		return
+	}
+	routes[ap] = r
 }
 
 func (a *app) service(port uint16) *service {

@@ -98,7 +98,10 @@ func TestRefusalsAtOnce(t *testing.T) {
 		{"auto_start is off and nothing is awake", func(a *proxy.App) { a.NoWake = true }, []proxy.Machine{machineIn(1, 1, proxy.PhaseStopped)}, "no_wake"},
 		{"no machine, and none may be made", func(a *proxy.App) { a.CanGrow = false }, nil, "no_machine"},
 		{"only cordoned machines", func(a *proxy.App) { a.CanGrow = false }, []proxy.Machine{{ID: machineID(1), Phase: proxy.PhaseStopped, Cordoned: true}}, "no_machine"},
-		{"a handler which does not exist", func(a *proxy.App) { a.Services[0].Handlers = []string{"quic"} }, []proxy.Machine{machineIn(1, 1, proxy.PhaseServing)}, "unknown_handler"},
+		{"a handler which does not exist", func(a *proxy.App) {
+			a.Services[0].Ports = []proxy.Port{{Listen: a.Services[0].Listen, Handlers: []string{"quic"}}}
+			a.Services[0].Listen = nil
+		}, []proxy.Machine{machineIn(1, 1, proxy.PhaseServing)}, "unknown_handler"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

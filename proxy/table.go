@@ -14,6 +14,17 @@ type Table struct {
 	Node    volant.NodeID `json:"node"`
 	Region  volant.Region `json:"region"` // where connections enter
 	Apps    []App         `json:"apps"`
+	// Shared are addresses that several apps may have: connections to them are led by the host name that the
+	// client asks for, so that only ports with a handler that knows one have a use there.
+	Shared []netip.Addr `json:"shared,omitempty"`
+	Certs  []Cert       `json:"certs,omitempty"`
+}
+
+// Cert is a certificate for a host name, which may begin with "*.".
+type Cert struct {
+	Hostname string `json:"hostname"`
+	Chain    []byte `json:"chain"` // PEM, leaf first
+	Key      []byte `json:"key"`   // PEM
 }
 
 // App is one process group of an app as the proxy sees it: there is an App for each group that has services,
@@ -23,6 +34,7 @@ type App struct {
 	Group      string          `json:"group,omitempty"`
 	Name       string          `json:"name"`
 	Org        volant.OrgID    `json:"org"`
+	Hosts      []string        `json:"hosts,omitempty"` // names it answers to on shared addresses; may begin with "*."
 	Services   []Service       `json:"services"`
 	Machines   []Machine       `json:"machines"`
 	NoWake     bool            `json:"no_wake,omitempty"`  // do not wake, do not wait for a machine to be made
@@ -36,12 +48,23 @@ type App struct {
 
 // Service leads connections to addresses to one port of the app's machines.
 type Service struct {
-	Listen       []netip.AddrPort `json:"listen"`
+	Listen       []netip.AddrPort `json:"listen"`          // ports without handlers: raw TCP
+	Ports        []Port           `json:"ports,omitempty"` // ports with handlers
 	InternalPort uint16           `json:"internal_port"`
 	Soft         int              `json:"soft"` // per machine
 	Hard         int              `json:"hard"`
-	Handlers     []string         `json:"handlers,omitempty"` // none is raw TCP
-	WakeOn       string           `json:"wake_on,omitempty"`  // connect (default), data
+	WakeOn       string           `json:"wake_on,omitempty"`  // connect (default without handlers), data (default with)
+	Requests     bool             `json:"requests,omitempty"` // slots are requests in flight, not connections to the machine
+}
+
+// Port is a port with handlers at some addresses.
+type Port struct {
+	Listen     []netip.AddrPort    `json:"listen"`
+	Handlers   []string            `json:"handlers"` // volant.HandlerTLS, …
+	ForceHTTPS bool                `json:"force_https,omitempty"`
+	HTTP       *volant.HTTPOptions `json:"http,omitempty"`
+	TLS        *volant.TLSOptions  `json:"tls,omitempty"`
+	ProxyProto string              `json:"proxy_proto,omitempty"` // v1 (default), v2
 }
 
 // Machine is one machine an app's connections may go to.
