@@ -76,6 +76,26 @@ func (s *Snapshot) Nodes() iter.Seq2[volant.NodeID, *volant.Node] { return s.nod
 // TokenByHash returns a token, be it a tombstone.
 func (s *Snapshot) TokenByHash(hash string) (*volant.Token, bool) { return s.tokens.get(hash) }
 
+// Token returns a token by ID, be it a tombstone.
+func (s *Snapshot) Token(id string) (*volant.Token, bool) {
+	hash, _ := s.hashes.get(id)
+	return s.tokens.get(hash)
+}
+
+// Tokens are all tokens, tombstones too, in no order.
+func (s *Snapshot) Tokens() iter.Seq[*volant.Token] {
+	return func(yield func(*volant.Token) bool) {
+		for _, t := range s.tokens.all() {
+			if !yield(t) {
+				return
+			}
+		}
+	}
+}
+
+// Orgs are all organizations, tombstones too, in no order.
+func (s *Snapshot) Orgs() iter.Seq2[volant.OrgID, *volant.Org] { return s.orgs.all() }
+
 // Address returns an address given to one app alone, be it a tombstone.
 func (s *Snapshot) Address(ip string) (*volant.Address, bool) { return s.addresses.get(ip) }
 

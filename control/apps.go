@@ -25,10 +25,14 @@ func (s *Server) app(c *call) (*volant.App, *catalog.Snapshot, error) {
 		a, ok = snap.App(volant.AppID(name))
 	}
 	if !ok || a.Tombstone || !c.who.sees(a) {
-		return nil, nil, volant.Errorf(volant.ErrNotFound, "app %q does not exist", name).
-			WithRemedy("see `volant apps list`, or make it with `volant apps create %s`", name)
+		return nil, nil, noApp(name)
 	}
 	return a, snap, c.grant(a.Org, a.App)
+}
+
+func noApp(name string) error {
+	return volant.Errorf(volant.ErrNotFound, "app %q does not exist", name).
+		WithRemedy("see `volant apps list`, or make it with `volant apps create %s`", name)
 }
 
 func (s *Server) appView(snap *catalog.Snapshot, a *volant.App) api.App {
@@ -95,8 +99,8 @@ func (s *Server) createApp(w http.ResponseWriter, c *call) error {
 	if err := c.grant(org, ""); err != nil {
 		return err
 	}
-	if _, ok := s.Catalog.Snapshot().Org(org); !ok {
-		return volant.Errorf(volant.ErrNotFound, "organization %q does not exist", org).WithRemedy("use %q", volant.OrgPersonal)
+	if err := s.knownOrg(org); err != nil {
+		return err
 	}
 	id := volant.NewAppID()
 	a := &volant.App{Name: name}

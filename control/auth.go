@@ -55,7 +55,11 @@ func (s *Server) authenticate(r *http.Request) (caller, error) {
 	if err != nil {
 		return caller{}, err
 	}
-	return caller{org: t.Org, app: t.App, id: t.ID, name: t.Name, scopes: t.Scopes}, nil
+	return callerOf(t), nil
+}
+
+func callerOf(t *volant.Token) caller {
+	return caller{org: t.Org, app: t.App, id: t.ID, name: t.Name, scopes: t.Scopes}
 }
 
 // tokenOf finds the token that an Authorization header presents, and sees that it is good.

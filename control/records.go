@@ -82,6 +82,15 @@ func eraseApp(ctx context.Context, s store.Store, actor string, a *volant.App) (
 			}
 		}
 	}
+	tokens, _, err := store.All[volant.Token](ctx, s, keyPrefix(volant.KindToken, a.App))
+	if err != nil {
+		return rev, err
+	}
+	for _, t := range tokens {
+		if err := add(store.Removal(t.Key())); err != nil {
+			return rev, err
+		}
+	}
 	secrets, _, err := store.All[volant.Secrets](ctx, s, keyPrefix(volant.KindSecrets, a.App))
 	if err != nil {
 		return rev, err

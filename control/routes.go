@@ -92,6 +92,8 @@ var pathParams = map[string]string{
 	"key":     "name of the metadata",
 	"digest":  "OCI digest: sha256: and 64 hex digits",
 	"name":    "name of the secret",
+	"org":     "slug of the organization",
+	"token":   "ID of the token",
 	"what":    "name of an app, ID of a machine, or ID of a connection",
 }
 

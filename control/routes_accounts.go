@@ -1,10 +1,26 @@
 package control
 
-import "github.com/volant-edge/volant/api"
+import (
+	"net/http"
+
+	"github.com/volant-edge/volant/api"
+)
 
 // accountRoutes are who may do what, and what an app is given: addresses, secrets, certificates.
 func (s *Server) accountRoutes() []Route {
 	return []Route{
+		at("GET /v1/orgs", scopeRead, "org.list", s.listOrgs, "List the organizations the token may see", nil, ok(api.OrgList{})),
+		at("POST /v1/orgs", scopeAdmin, "org.create", s.createOrg, "Create an organization", api.CreateOrg{}, created(api.Org{})),
+		at("GET /v1/orgs/{org}", scopeRead, "org.get", s.getOrg, "Read an organization", nil, ok(api.Org{})),
+
+		at("GET /v1/tokens", scopeAdmin, "token.list", s.listTokens, "List the tokens that the caller administers", nil, ok(api.TokenList{})),
+		at("POST /v1/tokens", scopeAdmin, "token.create", s.createToken, "Create a token", api.CreateToken{}, created(api.CreatedToken{})),
+		at("DELETE /v1/tokens/{token}", scopeRead, "token.delete", s.deleteToken, "Revoke a token", nil, empty(http.StatusNoContent)),
+		at("GET /v1/tokens/current", scopeRead, "token.current", s.currentToken, "Read what the request's token is", nil, ok(api.CurrentTokens{})),
+		at("POST /v1/tokens/authenticate", scopeRead, "token.authenticate", s.authenticateToken, "Say whether a token is good", api.AuthenticateToken{}, ok([]api.VerifiedToken{})),
+		at("POST /v1/tokens/authorize", scopeRead, "token.authorize", s.authorizeToken, "Say whether a token may do something", api.AuthorizeToken{}, ok(api.AuthorizedToken{})),
+		at("POST /v1/apps/{app}/deploy_token", scopeAdmin, "token.create", s.createDeployToken, "Create a token that deploys one app", api.CreateDeployToken{}, ok(api.DeployToken{})),
+
 		at("GET /v1/apps/{app}/ip_assignments", scopeRead, "ip.list", s.listAddresses, "List an app's addresses", nil, ok(api.IPList{})),
 
 		at("GET /v1/apps/{app}/secrets", scopeRead, "secret.list", s.listSecrets, "List an app's secrets, without their values", nil, ok(api.AppSecrets{}), minVersion(), showSecrets()),

@@ -47,7 +47,7 @@ func newRoot() *cobra.Command {
 	root.AddCommand(
 		newServer(g), newProxy(g), newDoctor(g), newSetup(g), newCleanup(g), newControl(g), newVersion(g),
 		newApps(g), newDeploy(g), newStatus(g), newMachine(g), newScale(g), newReleases(g), newLogs(g), newWhy(g), newNodes(g),
-		newSecrets(g),
+		newSecrets(g), newTokens(g), newOrgs(g),
 	)
 	explainArgs(root)
 	return root

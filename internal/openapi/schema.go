@@ -12,6 +12,7 @@ import (
 	"time"
 
 	volant "github.com/volant-edge/volant"
+	"github.com/volant-edge/volant/api"
 )
 
 // object is a JSON object; encoding/json writes its keys in order.
@@ -34,6 +35,9 @@ var known = map[reflect.Type]object{
 	},
 	reflect.TypeFor[volant.Autostop](): {
 		"type": []string{"string", "boolean"}, "enum": []any{"off", "stop", "suspend", true, false}, "description": "false is off, true is stop",
+	},
+	reflect.TypeFor[api.Action](): {
+		"type": []string{"integer", "string"}, "description": "a sum of 1 (read), 2 (write), 4 (create), 8 (delete) and 16 (control), or letters of \"rwcdC\"",
 	},
 	reflect.TypeFor[netip.Addr]():      {"type": "string"},
 	reflect.TypeFor[json.RawMessage](): {},
