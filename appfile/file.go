@@ -1,6 +1,7 @@
 package appfile
 
 import (
+	"errors"
 	"fmt"
 	"path/filepath"
 	"strings"
@@ -92,6 +93,21 @@ func Parse(name string, b []byte, opt Options) (*File, error) {
 	if len(b) > maxFile {
 		return nil, volant.Invalidf("%s has %d bytes: the most is %d", name, len(b), maxFile)
 	}
+	p, err := read(name, b, opt)
+	if err != nil {
+		return nil, err
+	}
+	r := p.r
+	if err := r.err(name, opt); err != nil {
+		return nil, err
+	}
+	sortProblems(r.warnings)
+	p.f.Warnings = told(name, r.warnings)
+	return p.f, nil
+}
+
+// read reads all that the file says, right or wrong.
+func read(name string, b []byte, opt Options) (*parser, error) {
 	parse := parseTOML
 	switch strings.ToLower(filepath.Ext(name)) {
 	case ".json":
@@ -99,23 +115,17 @@ func Parse(name string, b []byte, opt Options) (*File, error) {
 	case ".yaml", ".yml":
 		parse = parseYAML
 	}
-	r := &reader{}
+	p := &parser{r: &reader{}, opt: opt, f: &File{}}
 	root, err := parse(b)
-	if p, ok := err.(*problem); ok { //nolint:errorlint // the three make it themselves
-		r.problems = append(r.problems, p)
-		return nil, r.err(name, opt)
+	if wrong, ok := errors.AsType[*problem](err); ok {
+		p.r.problems = append(p.r.problems, wrong)
+		return nil, p.r.err(name, opt)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("read %s: %w", name, err)
 	}
-	p := &parser{r: r, opt: opt, f: &File{}}
-	p.file(r.section(root, ""))
-	if err := r.err(name, opt); err != nil {
-		return nil, err
-	}
-	sortProblems(r.warnings)
-	p.f.Warnings = told(name, r.warnings)
-	return p.f, nil
+	p.file(p.r.section(root, ""))
+	return p, nil
 }
 
 // err is nil where nothing is wrong. What is allowed joins the warnings.
@@ -147,4 +157,16 @@ func told(name string, ps []*problem) []Problem {
 		out = append(out, Problem{File: name, Line: p.pos.line, Column: p.pos.column, Text: p.text})
 	}
 	return out
+}
+
+// App is the app that a config file names, whatever else is wrong with it; or "".
+func App(name string, b []byte) string {
+	var p *parser
+	if len(b) <= maxFile {
+		p, _ = read(name, b, Options{}) // what does not parse names no app
+	}
+	if p == nil {
+		return ""
+	}
+	return p.f.App
 }

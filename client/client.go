@@ -401,6 +401,9 @@ func (c *Client) finish(req *http.Request, out any) error {
 func (c *Client) send(req *http.Request) (*http.Response, error) {
 	res, err := c.http.Do(req)
 	if err != nil {
+		if own, ok := errors.AsType[*volant.Error](err); ok { // of the transport
+			return nil, own
+		}
 		var op *net.OpError
 		if errors.As(err, &op) && op.Op == "dial" {
 			return nil, volant.Errorf(volant.ErrUnavailable, "no server answers at %s: %v", c.base, op.Err).
@@ -443,14 +446,27 @@ func (c *Client) stream(ctx context.Context, method, path string, in any, fn fun
 	return sc.Err()
 }
 
+// kinds are the words of the API for kinds of errors.
+var kinds = map[string]error{
+	"not_found": volant.ErrNotFound, "name_taken": volant.ErrExists, "invalid_argument": volant.ErrInvalid,
+	"unauthorized": volant.ErrUnauthorized, "forbidden": volant.ErrForbidden, "conflict": volant.ErrConflict,
+	"leased": volant.ErrLeased, "insufficient_capacity": volant.ErrNoCapacity,
+	"failed_precondition": volant.ErrPrecondition, "unavailable": volant.ErrUnavailable,
+}
+
+// Status is the API's word for the kind of err; "unknown" where it has none.
+func Status(err error) string {
+	for word, kind := range kinds {
+		if errors.Is(err, kind) {
+			return word
+		}
+	}
+	return "unknown"
+}
+
 // errorOf gives an API error its kind back.
 func errorOf(e api.Error, code int) error {
-	kind, ok := map[string]error{
-		"not_found": volant.ErrNotFound, "name_taken": volant.ErrExists, "invalid_argument": volant.ErrInvalid,
-		"unauthorized": volant.ErrUnauthorized, "forbidden": volant.ErrForbidden, "conflict": volant.ErrConflict,
-		"leased": volant.ErrLeased, "insufficient_capacity": volant.ErrNoCapacity,
-		"failed_precondition": volant.ErrPrecondition, "unavailable": volant.ErrUnavailable,
-	}[e.Status]
+	kind, ok := kinds[e.Status]
 	if !ok {
 		switch code {
 		case http.StatusNotFound:

@@ -96,6 +96,15 @@ func (s *Source) Size() int64 {
 	return n
 }
 
+// Exposed are the ports the image says its program listens on, such as "80/tcp"; none where it cannot be read.
+func (s *Source) Exposed() []string {
+	m, err := readManifest(s.open, s.Digest)
+	if err != nil {
+		return nil
+	}
+	return m.Config.Exposed
+}
+
 // Close closes the file or directory.
 func (s *Source) Close() error { return s.files.Close() }
 

@@ -12,7 +12,7 @@ import (
 
 func TestServerPointsListsWriteAheadPoints(t *testing.T) {
 	var out bytes.Buffer
-	cmd := newRoot()
+	cmd := newRoot(&globals{})
 	cmd.SetOut(&out)
 	cmd.SetArgs([]string{"server", "points", "--json"})
 	if err := cmd.Execute(); err != nil {

@@ -42,11 +42,11 @@ func (d *deployment) image(ctx context.Context, ref string) (volant.Digest, erro
 	if err != nil {
 		return "", err
 	}
-	auth, err := credentials(parsed, d.c)
+	auth, err := credentials(parsed, d.Client)
 	if err != nil {
 		return "", err
 	}
-	if d.local || onlyHere(parsed.Registry, d.c) {
+	if d.local || onlyHere(parsed.Registry, d.Client) {
 		src, err := image.Remote{Auth: auth}.Open(ctx, ref)
 		if err != nil {
 			return "", err
@@ -58,11 +58,11 @@ func (d *deployment) image(ctx context.Context, ref string) (volant.Digest, erro
 		a := api.RegistryAuth(auth)
 		req.Auth = &a
 	}
-	p := newProgress(d.out, d.quiet)
-	digest, err := d.c.Resolve(ctx, req, func(pr api.Progress) { p.show("Pulling", pr.Done, pr.Total) })
+	p := newProgress(d.out, d.json)
+	digest, err := d.Client.Resolve(ctx, req, func(pr api.Progress) { p.show("Pulling", pr.Done, pr.Total) })
 	p.end()
 	if err == nil {
-		d.say("Image %s: %s.", digest, parsed)
+		d.sayf("Image %s: %s.", digest, parsed)
 	}
 	return digest, err
 }
@@ -106,19 +106,19 @@ func credentials(ref image.Ref, c *client.Client) (image.Auth, error) {
 func (d *deployment) upload(ctx context.Context, src *image.Source) (volant.Digest, error) {
 	defer func() { _ = src.Close() }() // only read
 	sent := int64(0)
-	p := newProgress(d.out, d.quiet)
+	p := newProgress(d.out, d.json)
 	err := src.Each(func(im image.Progress) { p.show("Uploading", im.Done, im.Total) }, func(b image.Blob, r io.Reader) error {
-		has, err := d.c.HasBlob(ctx, b.Digest)
+		has, err := d.Client.HasBlob(ctx, b.Digest)
 		if err != nil || has {
 			return err
 		}
 		sent += b.Size
-		return d.c.PutBlob(ctx, b.Digest, b.Size, r)
+		return d.Client.PutBlob(ctx, b.Digest, b.Size, r)
 	})
 	p.end()
 	if err != nil {
 		return "", err
 	}
-	d.say("Image %s: %s of %s uploaded.", src.Digest, size(sent), size(src.Size()))
+	d.sayf("Image %s: %s of %s uploaded.", src.Digest, size(sent), size(src.Size()))
 	return src.Digest, nil
 }

@@ -11,7 +11,6 @@ import (
 
 	volant "github.com/volant-edge/volant"
 	"github.com/volant-edge/volant/api"
-	"github.com/volant-edge/volant/client"
 )
 
 func newMachine(g *globals) *cobra.Command {
@@ -32,14 +31,10 @@ func newMachineList(g *globals) *cobra.Command {
 	var app string
 	cmd := &cobra.Command{
 		Use: "list", Short: "List machines", Aliases: []string{"ls"}, Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			c, err := g.client()
-			if err != nil {
-				return err
-			}
+		RunE: g.ask(func(c *call) error {
 			names := []string{app}
 			if app == "" {
-				apps, err := c.Apps(cmd.Context())
+				apps, err := c.Apps(c.ctx)
 				if err != nil {
 					return err
 				}
@@ -50,7 +45,7 @@ func newMachineList(g *globals) *cobra.Command {
 			}
 			all := []api.Machine{}
 			for _, n := range names {
-				ms, err := c.Machines(cmd.Context(), n)
+				ms, err := c.Machines(c.ctx, n)
 				if errors.Is(err, volant.ErrNotFound) && app == "" {
 					continue // destroyed meanwhile
 				}
@@ -59,77 +54,79 @@ func newMachineList(g *globals) *cobra.Command {
 				}
 				all = append(all, ms...)
 			}
-			return g.print(cmd, all, func(w io.Writer) { machineTable(w, all) })
-		},
+			return c.say(all, func(w io.Writer) { machineTable(w, all) })
+		}),
 	}
 	cmd.Flags().StringVarP(&app, "app", "a", "", "only this app's")
 	return cmd
 }
 
-func newMachineStatus(g *globals) *cobra.Command {
-	return &cobra.Command{
-		Use: "status ID", Short: "Show one machine", Args: cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			c, err := g.client()
+// askMachine is a verb about one machine, whose ID is its first argument.
+func (g *globals) askMachine(use, short string, args cobra.PositionalArgs, run func(c *call, app string, m api.Machine) error) *cobra.Command {
+	var app string
+	cmd := &cobra.Command{
+		Use: use, Short: short, Args: args,
+		RunE: g.ask(func(c *call) error {
+			if app != "" {
+				m, err := c.Machine(c.ctx, app, c.args[0])
+				if err != nil {
+					return err
+				}
+				return run(c, app, m)
+			}
+			of, m, err := c.FindMachine(c.ctx, c.args[0])
 			if err != nil {
 				return err
 			}
-			app, m, err := c.FindMachine(cmd.Context(), args[0])
-			if err != nil {
-				return err
-			}
-			return g.print(cmd, m, func(w io.Writer) {
-				fmt.Fprintf(w, "App      %s\n", app)
-				machineTable(w, []api.Machine{m})
-				if m.Exit != nil {
-					fmt.Fprintf(w, "\nLast exit: code %d, signal %d, out of memory %v, %s ago\n", m.Exit.Code, m.Exit.Signal, m.Exit.OOM, ago(m.Exit.At))
-				}
-				for _, ck := range m.Checks {
-					fmt.Fprintf(w, "\nCheck %s: %s %s\n", ck.Name, ck.Status, clean(ck.Output, ""))
-				}
-				if len(m.Events) > 0 {
-					fmt.Fprintln(w, "\nEvents, newest first:")
-				}
-				for _, e := range m.Events {
-					fmt.Fprintf(w, "  %s  %-9s  %-18s  by %s\n", time.UnixMilli(e.Timestamp).UTC().Format("2006-01-02T15:04:05.000Z"), e.Type, e.Status, e.Source)
-				}
-			})
-		},
+			return run(c, of, m)
+		}),
 	}
+	cmd.Flags().StringVarP(&app, "app", "a", "", "the machine's app (default: any)")
+	return cmd
+}
+
+func newMachineStatus(g *globals) *cobra.Command {
+	return g.askMachine("status ID", "Show one machine", cobra.ExactArgs(1), func(c *call, app string, m api.Machine) error {
+		return c.say(m, func(w io.Writer) {
+			fmt.Fprintf(w, "App      %s\n", app)
+			machineTable(w, []api.Machine{m})
+			if m.Exit != nil {
+				fmt.Fprintf(w, "\nLast exit: %s, %s ago\n", exitText(m.Exit), ago(m.Exit.At))
+			}
+			for _, ck := range m.Checks {
+				fmt.Fprintf(w, "\nCheck %s: %s %s\n", ck.Name, ck.Status, clean(ck.Output, ""))
+			}
+			if len(m.Events) > 0 {
+				fmt.Fprintln(w, "\nEvents, newest first:")
+			}
+			for _, e := range m.Events {
+				fmt.Fprintf(w, "  %s  %-9s  %-18s  by %s\n", stamp(time.UnixMilli(e.Timestamp)), e.Type, e.Status, e.Source)
+			}
+		})
+	})
 }
 
 func machineAction(g *globals, action, short, state string) *cobra.Command {
-	return &cobra.Command{
-		Use: action + " ID", Short: short, Args: cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			c, err := g.client()
-			if err != nil {
+	return g.askMachine(action+" ID", short, cobra.ExactArgs(1), func(c *call, app string, m api.Machine) error {
+		if err := c.MachineAction(c.ctx, app, m.ID, action); err != nil {
+			return err
+		}
+		if state != "" {
+			if err := c.Wait(c.ctx, app, m.ID, state, time.Minute); err != nil {
 				return err
 			}
-			ctx := cmd.Context()
-			app, _, err := c.FindMachine(ctx, args[0])
-			if err != nil {
-				return err
-			}
-			if err := c.MachineAction(ctx, app, args[0], action); err != nil {
-				return err
-			}
-			if state != "" {
-				if err := c.Wait(ctx, app, args[0], state, time.Minute); err != nil {
-					return err
-				}
-			}
-			return showAfter(cmd, g, c, app, args[0])
-		},
-	}
+		}
+		return c.sayMachine(app, m.ID)
+	})
 }
 
-func showAfter(cmd *cobra.Command, g *globals, c *client.Client, app, id string) error {
-	m, err := c.Machine(cmd.Context(), app, id)
+// sayMachine says what a machine is now.
+func (c *call) sayMachine(app, id string) error {
+	m, err := c.Machine(c.ctx, app, id)
 	if err != nil {
 		return err
 	}
-	return g.print(cmd, m, func(w io.Writer) {
+	return c.say(m, func(w io.Writer) {
 		cordoned := ""
 		if m.Cordoned {
 			cordoned = ", and cordoned: no connection is routed to it"
@@ -140,28 +137,15 @@ func showAfter(cmd *cobra.Command, g *globals, c *client.Client, app, id string)
 
 func newMachineDestroy(g *globals) *cobra.Command {
 	var force bool
-	cmd := &cobra.Command{
-		Use: "destroy ID", Short: "Destroy a machine", Args: cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			c, err := g.client()
-			if err != nil {
-				return err
-			}
-			app, _, err := c.FindMachine(cmd.Context(), args[0])
-			if err != nil {
-				return err
-			}
-			if err := c.DestroyMachine(cmd.Context(), app, args[0], force); err != nil {
-				return err
-			}
-			if err := c.Wait(cmd.Context(), app, args[0], string(volant.StateDestroyed), time.Minute); err != nil {
-				return err
-			}
-			return g.print(cmd, map[string]string{"destroyed": args[0]}, func(w io.Writer) {
-				fmt.Fprintf(w, "Destroyed machine %s.\n", args[0])
-			})
-		},
-	}
+	cmd := g.askMachine("destroy ID", "Destroy a machine", cobra.ExactArgs(1), func(c *call, app string, m api.Machine) error {
+		if err := c.DestroyMachine(c.ctx, app, m.ID, force); err != nil {
+			return err
+		}
+		if err := c.Wait(c.ctx, app, m.ID, string(volant.StateDestroyed), time.Minute); err != nil {
+			return err
+		}
+		return c.sayDone("destroyed", m.ID, "Destroyed machine "+m.ID+".")
+	})
 	cmd.Flags().BoolVarP(&force, "force", "f", false, "kill it if it runs, with its connections")
 	return cmd
 }
@@ -169,44 +153,33 @@ func newMachineDestroy(g *globals) *cobra.Command {
 func newMachineExec(g *globals) *cobra.Command {
 	var timeout int
 	var stdin bool
-	cmd := &cobra.Command{
-		Use: "exec ID -- COMMAND [ARG…]", Short: "Run a command in an awake machine", Args: cobra.MinimumNArgs(2),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			c, err := g.client()
+	cmd := g.askMachine("exec ID -- COMMAND [ARG…]", "Run a command in an awake machine", cobra.MinimumNArgs(2), func(c *call, app string, m api.Machine) error {
+		e := api.Exec{Command: c.args[1:], Timeout: timeout}
+		if stdin {
+			b, err := io.ReadAll(io.LimitReader(os.Stdin, 1<<20))
 			if err != nil {
 				return err
 			}
-			app, _, err := c.FindMachine(cmd.Context(), args[0])
-			if err != nil {
-				return err
-			}
-			e := api.Exec{Command: args[1:], Timeout: timeout}
-			if stdin {
-				b, err := io.ReadAll(io.LimitReader(os.Stdin, 1<<20))
-				if err != nil {
-					return err
-				}
-				e.Stdin = string(b)
-			}
-			return runExec(cmd, g, c, app, args[0], e)
-		},
-	}
+			e.Stdin = string(b)
+		}
+		return c.exec(app, m.ID, e)
+	})
 	cmd.Flags().IntVar(&timeout, "timeout", 3600, "seconds until the command is killed")
 	cmd.Flags().BoolVarP(&stdin, "stdin", "i", false, "send standard input, at most 1 MiB")
 	return cmd
 }
 
-func runExec(cmd *cobra.Command, g *globals, c *client.Client, app, id string, e api.Exec) error {
-	if g.json {
+func (c *call) exec(app, id string, e api.Exec) error {
+	if c.json {
 		var out, errs limited
-		res, err := c.Exec(cmd.Context(), app, id, e, &out, &errs)
+		res, err := c.Exec(c.ctx, app, id, e, &out, &errs)
 		if err != nil {
 			return err
 		}
 		res.Stdout, res.Stderr, res.Truncated = string(out.b), string(errs.b), out.cut || errs.cut
-		return g.print(cmd, res, nil)
+		return c.say(res, nil)
 	}
-	res, err := c.Exec(cmd.Context(), app, id, e, cmd.OutOrStdout(), cmd.ErrOrStderr())
+	res, err := c.Exec(c.ctx, app, id, e, c.cmd.OutOrStdout(), c.cmd.ErrOrStderr())
 	switch {
 	case err != nil:
 		return err

@@ -3,30 +3,17 @@ package main
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"os"
 	"os/signal"
+	"slices"
 	"syscall"
 )
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
-	defer stop()
-	err := newRoot().ExecuteContext(ctx)
-	var code exitCode
-	if errors.As(err, &code) {
-		stop()
-		os.Exit(int(code)) //nolint:gocritic // stop was called; nothing else is deferred
-	}
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "volant:", clean(err.Error(), "\n\t"))
-		stop()
-		os.Exit(1)
-	}
+	g := &globals{}
+	err := newRoot(g).ExecuteContext(ctx)
+	stop()
+	// The flags may be what is wrong.
+	os.Exit(finish(os.Stderr, err, g.json || slices.Contains(os.Args, "--json")))
 }
-
-// exitCode ends the program with the code of a command that ran elsewhere, and says nothing.
-type exitCode int
-
-func (c exitCode) Error() string { return fmt.Sprintf("exit code %d", int(c)) }

@@ -2,7 +2,6 @@ package main
 
 import (
 	"fmt"
-	"io"
 
 	"github.com/spf13/cobra"
 
@@ -10,66 +9,39 @@ import (
 )
 
 func newReleases(g *globals) *cobra.Command {
-	var app string
-	cmd := &cobra.Command{
-		Use: "releases [APP]", Short: "List an app's releases, newest first", Args: cobra.MaximumNArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			name, err := appArg(app, args)
-			if err != nil {
-				return err
-			}
-			c, err := g.client()
-			if err != nil {
-				return err
-			}
-			rs, err := c.Releases(cmd.Context(), name)
-			if err != nil {
-				return err
-			}
-			if rs == nil {
-				rs = []api.Release{}
-			}
-			return g.print(cmd, rs, func(w io.Writer) {
-				rows := [][]string{{"RELEASE", "STATUS", "AGE", "BY", "IMAGE", "NOTE"}}
-				for _, r := range rs {
-					image := r.Image
-					if len(image) > 19 {
-						image = image[:19]
-					}
-					rows = append(rows, []string{fmt.Sprint(r.Version), r.Status, ago(r.CreatedAt), r.Actor, image, r.Reason})
-				}
-				table(w, rows)
-			})
-		},
-	}
-	cmd.Flags().StringVarP(&app, "app", "a", "", "the app")
-	return cmd
+	return g.askApp("releases [APP]", "List an app's releases, newest first", func(c *call, app string) error {
+		rs, err := c.Releases(c.ctx, app)
+		if err != nil {
+			return err
+		}
+		return sayRows(c, rs, []string{"RELEASE", "STATUS", "AGE", "BY", "IMAGE", "NOTE"}, func(r api.Release) []string {
+			return []string{fmt.Sprint(r.Version), r.Status, ago(r.CreatedAt), r.Actor, short(r.Image), r.Reason}
+		})
+	})
+}
+
+// short is a digest that people can tell from others.
+func short(digest string) string {
+	const enough = len("sha256:") + 12
+	return digest[:min(len(digest), enough)]
 }
 
 func newNodes(g *globals) *cobra.Command {
-	cmd := &cobra.Command{Use: "nodes", Short: "Look at servers"}
+	cmd := &cobra.Command{Use: "nodes", Short: "Look at servers", Aliases: []string{"node"}}
 	cmd.AddCommand(&cobra.Command{
 		Use: "list", Short: "List servers", Args: cobra.NoArgs, Aliases: []string{"ls"},
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			c, err := g.client()
+		RunE: g.ask(func(c *call) error {
+			ns, err := c.Nodes(c.ctx)
 			if err != nil {
 				return err
 			}
-			ns, err := c.Nodes(cmd.Context())
-			if err != nil {
-				return err
-			}
-			return g.print(cmd, ns, func(w io.Writer) {
-				rows := [][]string{{"NODE", "NAME", "REGION", "ENGINE", "MACHINES", "AWAKE", "MEMORY FREE", "PROXY"}}
-				for _, n := range ns {
-					rows = append(rows, []string{
-						n.ID, n.Name, n.Region, n.Engine, fmt.Sprint(n.Machines), fmt.Sprint(n.Awake),
-						fmt.Sprintf("%d of %d MB", n.MemoryFree, n.Memory), n.Proxy,
-					})
+			return sayRows(c, ns, []string{"NODE", "NAME", "REGION", "ENGINE", "MACHINES", "AWAKE", "MEMORY FREE", "PROXY"}, func(n api.Node) []string {
+				return []string{
+					n.ID, n.Name, n.Region, n.Engine, fmt.Sprint(n.Machines), fmt.Sprint(n.Awake),
+					fmt.Sprintf("%d of %d MB", n.MemoryFree, n.Memory), n.Proxy,
 				}
-				table(w, rows)
 			})
-		},
+		}),
 	})
 	return cmd
 }

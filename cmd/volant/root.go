@@ -1,14 +1,10 @@
 package main
 
 import (
-	"encoding/json"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"strings"
-	"text/tabwriter"
-	"time"
 
 	"github.com/spf13/cobra"
 
@@ -26,10 +22,11 @@ type globals struct {
 	token string
 	data  string
 	json  bool
+
+	dial func() (*client.Client, error) // in place of what the flags name; for tests
 }
 
-func newRoot() *cobra.Command {
-	g := &globals{}
+func newRoot(g *globals) *cobra.Command {
 	root := &cobra.Command{
 		Use:           "volant",
 		Short:         "Run apps from OCI images in microVMs that come and go with their connections",
@@ -46,8 +43,10 @@ func newRoot() *cobra.Command {
 	})
 	root.AddCommand(
 		newServer(g), newProxy(g), newDoctor(g), newSetup(g), newCleanup(g), newControl(g), newVersion(g),
-		newApps(g), newDeploy(g), newStatus(g), newMachine(g), newScale(g), newReleases(g), newLogs(g), newWhy(g), newNodes(g),
-		newSecrets(g), newTokens(g), newOrgs(g),
+		newApps(g), newConfig(g), newLaunch(g), newDeploy(g), newStatus(g), newMachine(g), newScale(g), newReleases(g),
+		newLogs(g), newWhy(g), newNodes(g),
+		newSecrets(g),
+		newTokens(g), newOrgs(g),
 	)
 	explainArgs(root)
 	return root
@@ -90,6 +89,9 @@ func envOr(key, def string) string {
 
 // client returns a client of the server that the flags name, or of the one on this machine.
 func (g *globals) client() (*client.Client, error) {
+	if g.dial != nil {
+		return g.dial()
+	}
 	addr, token := g.addr, g.token
 	if addr == "" {
 		b, err := os.ReadFile(filepath.Join(g.data, "api.addr"))
@@ -116,47 +118,4 @@ func (g *globals) client() (*client.Client, error) {
 		}
 	}
 	return client.New(addr, token), nil
-}
-
-// print writes v as JSON when asked to, else what text writes.
-func (g *globals) print(cmd *cobra.Command, v any, text func(w io.Writer)) error {
-	if !g.json {
-		text(cleaner{cmd.OutOrStdout()})
-		return nil
-	}
-	enc := json.NewEncoder(cmd.OutOrStdout())
-	enc.SetIndent("", "  ")
-	return enc.Encode(v)
-}
-
-// table writes rows in columns; the first row is the head.
-func table(w io.Writer, rows [][]string) {
-	tw := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
-	for _, r := range rows {
-		cells := make([]string, len(r))
-		for i, c := range r {
-			cells[i] = clean(c, "") // a line feed or tab would look like a row or column of ours
-		}
-		fmt.Fprintln(tw, strings.Join(cells, "\t"))
-	}
-	_ = tw.Flush() // a terminal that is gone takes no message either
-}
-
-// ago says how long ago t was, as people say it.
-func ago(t time.Time) string {
-	if t.IsZero() {
-		return "-"
-	}
-	d := time.Since(t)
-	switch {
-	case d < 0:
-		return "now"
-	case d < time.Minute:
-		return fmt.Sprintf("%ds", int(d.Seconds()))
-	case d < time.Hour:
-		return fmt.Sprintf("%dm%ds", int(d.Minutes()), int(d.Seconds())%60)
-	case d < 48*time.Hour:
-		return fmt.Sprintf("%dh%dm", int(d.Hours()), int(d.Minutes())%60)
-	}
-	return fmt.Sprintf("%dd", int(d.Hours())/24)
 }

@@ -14,72 +14,48 @@ import (
 
 func newScale(g *globals) *cobra.Command {
 	cmd := &cobra.Command{Use: "scale", Short: "Show and set how an app's machines come and go"}
-	var app string
-	cmd.PersistentFlags().StringVarP(&app, "app", "a", "", "the app")
-	show := &cobra.Command{
-		Use: "show [APP]", Short: "Show an app's scale settings and counts", Args: cobra.MaximumNArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			name, err := appArg(app, args)
-			if err != nil {
-				return err
-			}
-			c, err := g.client()
-			if err != nil {
-				return err
-			}
-			s, err := c.Scale(cmd.Context(), name)
-			if err != nil {
-				return err
-			}
-			return g.print(cmd, s, func(w io.Writer) { scaleText(w, s) })
-		},
-	}
-	cmd.AddCommand(show, newScaleSet(g, &app))
+	show := g.askApp("show [APP]", "Show an app's scale settings and counts", func(c *call, app string) error {
+		s, err := c.Scale(c.ctx, app)
+		if err != nil {
+			return err
+		}
+		return c.say(s, func(w io.Writer) { scaleText(w, s) })
+	})
+	cmd.AddCommand(show, newScaleSet(g))
 	return cmd
 }
 
-func newScaleSet(g *globals, app *string) *cobra.Command {
+func newScaleSet(g *globals) *cobra.Command {
 	var low, high, queue, perClient int
 	var idle, keep, queueTime time.Duration
 	var onIdle string
-	cmd := &cobra.Command{
-		Use: "set [APP]", Short: "Change an app's scale settings; what is not named stays", Args: cobra.MaximumNArgs(1),
-		Example: "  volant scale set --app web --min 1 --max 20 --idle-timeout 5m",
-		RunE: func(cmd *cobra.Command, args []string) error {
-			name, err := appArg(*app, args)
-			if err != nil {
-				return err
+	cmd := g.askApp("set [APP]", "Change an app's scale settings; what is not named stays", func(c *call, app string) error {
+		var p api.ScalePatch
+		changed := 0
+		named := func(flag string, set func()) {
+			if c.cmd.Flags().Changed(flag) {
+				set()
+				changed++
 			}
-			var p api.ScalePatch
-			changed := 0
-			named := func(flag string, set func()) {
-				if cmd.Flags().Changed(flag) {
-					set()
-					changed++
-				}
-			}
-			named("min", func() { p.Min = &low })
-			named("max", func() { p.Max = &high })
-			named("max-queue", func() { p.MaxQueue = &queue })
-			named("max-per-client", func() { p.MaxPerPeer = &perClient })
-			named("on-idle", func() { p.OnIdle = &onIdle })
-			named("idle-timeout", func() { d := volant.Duration(idle); p.IdleTimeout = &d })
-			named("keep", func() { d := volant.Duration(keep); p.Keep = &d })
-			named("queue-timeout", func() { d := volant.Duration(queueTime); p.QueueTime = &d })
-			if changed == 0 {
-				return fmt.Errorf("nothing to set: name a setting, such as --min 1; see `volant scale set --help`")
-			}
-			c, err := g.client()
-			if err != nil {
-				return err
-			}
-			s, err := c.SetScale(cmd.Context(), name, p)
-			if err != nil {
-				return err
-			}
-			return g.print(cmd, s, func(w io.Writer) { scaleText(w, s) })
-		},
-	}
+		}
+		named("min", func() { p.Min = &low })
+		named("max", func() { p.Max = &high })
+		named("max-queue", func() { p.MaxQueue = &queue })
+		named("max-per-client", func() { p.MaxPerPeer = &perClient })
+		named("on-idle", func() { p.OnIdle = &onIdle })
+		named("idle-timeout", func() { p.IdleTimeout = new(volant.Duration(idle)) })
+		named("keep", func() { p.Keep = new(volant.Duration(keep)) })
+		named("queue-timeout", func() { p.QueueTime = new(volant.Duration(queueTime)) })
+		if changed == 0 {
+			return volant.Invalidf("nothing to set").WithRemedy("name a setting, such as --min 1; see `volant scale set --help`")
+		}
+		s, err := c.SetScale(c.ctx, app, p)
+		if err != nil {
+			return err
+		}
+		return c.say(s, func(w io.Writer) { scaleText(w, s) })
+	})
+	cmd.Example = "  volant scale set --app web --min 1 --max 20 --idle-timeout 5m"
 	f := cmd.Flags()
 	f.IntVar(&low, "min", 0, "machines kept awake, 0 or more")
 	f.IntVar(&high, "max", 10, "machines in all, 1 to 1000")

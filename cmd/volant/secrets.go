@@ -2,7 +2,6 @@ package main
 
 import (
 	"bufio"
-	"context"
 	"fmt"
 	"io"
 	"strings"
@@ -112,19 +111,19 @@ func (s *secretsVerb) change(cmd *cobra.Command, values map[string]*string) erro
 	if err != nil {
 		return err
 	}
-	d := &deployment{c: c, out: cleaner{cmd.OutOrStdout()}, app: app, quiet: s.g.json}
+	d := &deployment{call: &call{Client: c, globals: s.g, ctx: ctx, cmd: cmd}, out: cleaner{cmd.OutOrStdout()}, app: app}
 	out := struct {
 		api.AppSecrets
 		Release *api.Release `json:"release,omitempty"`
 	}{AppSecrets: after}
 	switch {
 	case before.Version == after.Version:
-		d.say("Nothing changed: version %d of the secrets of app %s holds already.", after.Version, app)
+		d.sayf("Nothing changed: version %d of the secrets of app %s holds already.", after.Version, app)
 	case s.stage:
-		d.say("Version %d of the secrets of app %s is kept for the next deploy.", after.Version, app)
+		d.sayf("Version %d of the secrets of app %s is kept for the next deploy.", after.Version, app)
 	default:
-		d.say("Version %d of the secrets of app %s is set.", after.Version, app)
-		if out.Release, err = s.redeploy(ctx, d); err != nil {
+		d.sayf("Version %d of the secrets of app %s is set.", after.Version, app)
+		if out.Release, err = s.redeploy(d); err != nil {
 			return err
 		}
 	}
@@ -132,12 +131,12 @@ func (s *secretsVerb) change(cmd *cobra.Command, values map[string]*string) erro
 }
 
 // redeploy makes a release of what the app is now, if it ever was deployed.
-func (s *secretsVerb) redeploy(ctx context.Context, d *deployment) (*api.Release, error) {
-	releases, err := d.c.Releases(ctx, d.app)
+func (s *secretsVerb) redeploy(d *deployment) (*api.Release, error) {
+	releases, err := d.Releases(d.ctx, d.app)
 	if err != nil || len(releases) == 0 {
 		return nil, err
 	}
-	a, err := d.c.App(ctx, d.app)
+	a, err := d.App(d.ctx, d.app)
 	if err != nil {
 		return nil, err
 	}
@@ -145,13 +144,13 @@ func (s *secretsVerb) redeploy(ctx context.Context, d *deployment) (*api.Release
 	if from == 0 {
 		from = releases[0].Version
 	}
-	r, err := d.c.CreateRelease(ctx, d.app, api.CreateRelease{FromRelease: from})
+	r, err := d.CreateRelease(d.ctx, d.app, api.CreateRelease{FromRelease: from})
 	if err != nil {
 		return nil, err
 	}
-	d.say("Release %d brings them into the machines: %s.", r.Version, r.Status)
+	d.sayf("Release %d brings them into the machines: %s.", r.Version, r.Status)
 	if !s.detach {
-		r, err = d.follow(ctx, r)
+		r, err = d.follow(r)
 	}
 	return &r, err
 }

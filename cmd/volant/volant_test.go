@@ -11,7 +11,7 @@ import (
 // run executes the command line with args and returns what it printed and its error's text.
 func run(t *testing.T, args ...string) (out, errText string) {
 	t.Helper()
-	root := newRoot()
+	root := newRoot(&globals{})
 	var b bytes.Buffer
 	root.SetOut(&b)
 	root.SetErr(&b)
@@ -85,7 +85,7 @@ func TestCrashPointIsStrict(t *testing.T) {
 }
 
 func TestEveryVerbHasHelp(t *testing.T) {
-	for _, c := range newRoot().Commands() {
+	for _, c := range newRoot(&globals{}).Commands() {
 		if c.Short == "" {
 			t.Errorf("volant %s has no short help", c.Name())
 		}

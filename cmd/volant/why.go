@@ -18,24 +18,20 @@ func newWhy(g *globals) *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "why APP|MACHINE|CONNECTION-ID", Short: "Show the reasons of recent decisions, newest last", Args: cobra.ExactArgs(1),
 		Example: "  volant why web\n  volant why web --kind refusal --kind wake",
-		RunE: func(cmd *cobra.Command, args []string) error {
-			c, err := g.client()
-			if err != nil {
-				return err
-			}
+		RunE: g.ask(func(c *call) error {
 			var ks []why.Kind
 			for _, k := range kinds {
 				ks = append(ks, why.Kind(k))
 			}
-			recs, err := c.Why(cmd.Context(), args[0], ks, limit)
+			recs, err := c.Why(c.ctx, c.args[0], ks, limit)
 			if err != nil {
 				return err
 			}
 			if recs == nil {
 				recs = []why.Record{}
 			}
-			return g.print(cmd, recs, func(w io.Writer) { whyText(w, recs) })
-		},
+			return c.say(recs, func(w io.Writer) { whyText(w, recs) })
+		}),
 	}
 	cmd.Flags().StringSliceVar(&kinds, "kind", nil, "only these: connection, refusal, wake, sleep, scale, placement, deploy, machine, change")
 	cmd.Flags().IntVarP(&limit, "limit", "n", 50, "at most that many, 1 to 1000")
@@ -44,7 +40,7 @@ func newWhy(g *globals) *cobra.Command {
 
 func whyText(w io.Writer, recs []why.Record) {
 	for _, r := range slices.Backward(recs) {
-		fmt.Fprintf(w, "%s %-10s %s", r.Time.UTC().Format("2006-01-02T15:04:05.000Z"), r.Kind, clean(r.Text, ""))
+		fmt.Fprintf(w, "%s %-10s %s", stamp(r.Time), r.Kind, clean(r.Text, ""))
 		var extra []string
 		if r.Machine != "" && !strings.Contains(r.Text, string(r.Machine)) {
 			extra = append(extra, "machine="+string(r.Machine))

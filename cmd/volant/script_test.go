@@ -1,0 +1,141 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/netip"
+	"os"
+	"strconv"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/volant-edge/volant/client"
+	"github.com/volant-edge/volant/volanttest"
+)
+
+// TestScripts runs testdata/script/*.txtar, each against a platform of its own in a bubble: a server with its
+// API, the proxy, and machines of the fake engine, in no real time. Beside testscript's own commands there are
+//
+//	volant ARG…          the command line, in this process
+//	exits CODE volant …  the same, which must end with that code
+//	machine-of APP VAR   put the ID of the app's newest machine into a variable
+//	connect APP          connect to port 80 of the app and see it answer
+//	elapse DURATION      let time pass
+//
+// The variables IMAGE, BROKEN and CRASHING are digests of images the server has: one that serves on port 8080,
+// one that ends at once, and one that ends after three seconds.
+func TestScripts(t *testing.T) {
+	testscript.RunT(bubble{t}, testscript.Params{
+		Dir:                 "testdata/script",
+		UpdateScripts:       os.Getenv("VOLANT_UPDATE_SCRIPTS") != "",
+		RequireUniqueNames:  true,
+		RequireExplicitExec: true,
+		Setup: func(env *testscript.Env) error {
+			p := volanttest.New(env.T().(bubble).T) //nolint:forcetypeassert // it is what RunT was given
+			env.Defer(p.Close)
+			env.Values[platform{}] = p
+			env.Setenv("IMAGE", string(volanttest.Image))
+			env.Setenv("BROKEN", string(volanttest.Broken))
+			env.Setenv("CRASHING", string(volanttest.Crashing))
+			return nil
+		},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){
+			"volant": func(ts *testscript.TestScript, neg bool, args []string) {
+				if code := runVolant(ts, args); (code != 0) != neg {
+					ts.Fatalf("volant %s: exit code %d", strings.Join(args, " "), code)
+				}
+			},
+			"exits": func(ts *testscript.TestScript, _ bool, args []string) {
+				if len(args) < 2 || args[1] != "volant" {
+					ts.Fatalf("usage: exits CODE volant ARG…")
+				}
+				want, err := strconv.Atoi(args[0])
+				ts.Check(err)
+				if code := runVolant(ts, args[2:]); code != want {
+					ts.Fatalf("exit code %d, want %d", code, want)
+				}
+			},
+			"machine-of": machineOf,
+			"connect":    connect,
+			"elapse": func(ts *testscript.TestScript, _ bool, args []string) {
+				d, err := time.ParseDuration(args[0])
+				ts.Check(err)
+				time.Sleep(d)
+				synctest.Wait()
+			},
+		},
+	})
+}
+
+// platform is the key of a script's platform.
+type platform struct{}
+
+func platformOf(ts *testscript.TestScript) *volanttest.Platform {
+	return ts.Value(platform{}).(*volanttest.Platform) //nolint:forcetypeassert // Setup put it there
+}
+
+// runVolant runs the command line and returns its exit code.
+func runVolant(ts *testscript.TestScript, args []string) int {
+	p := platformOf(ts)
+	g := &globals{dial: func() (*client.Client, error) {
+		return client.NewTransport("http://test", p.Token(), p.Transport()), nil
+	}}
+	before, err := os.Getwd()
+	ts.Check(err)
+	ts.Check(os.Chdir(ts.MkAbs(".")))
+	defer func() { ts.Check(os.Chdir(before)) }()
+	root := newRoot(g)
+	root.SetOut(ts.Stdout())
+	root.SetErr(ts.Stderr())
+	root.SetArgs(args)
+	return finish(ts.Stderr(), root.Execute(), g.json)
+}
+
+func machineOf(ts *testscript.TestScript, _ bool, args []string) {
+	ms := platformOf(ts).Machines(args[0])
+	if len(ms) == 0 {
+		ts.Fatalf("app %s has no machine", args[0])
+	}
+	newest := ms[0]
+	for _, m := range ms {
+		if m.CreatedAt.After(newest.CreatedAt) {
+			newest = m
+		}
+	}
+	ts.Setenv(args[1], newest.ID)
+}
+
+func connect(ts *testscript.TestScript, neg bool, args []string) {
+	p := platformOf(ts)
+	a, err := p.API.App(context.Background(), args[0])
+	ts.Check(err)
+	err = errors.New("the app has no address")
+	if len(a.Addresses) > 0 {
+		var c io.Closer
+		if c, err = p.Connect(netip.AddrPortFrom(netip.MustParseAddr(a.Addresses[0]), 80)); err == nil {
+			ts.Check(c.Close())
+		}
+	}
+	if (err != nil) != neg {
+		ts.Fatalf("connect to %s: %v", args[0], err)
+	}
+	fmt.Fprintln(ts.Stdout(), "answered") //nolint:errcheck // a string's builder
+}
+
+// bubble runs each script in a bubble of its own, one after the other: they change the working directory.
+type bubble struct{ *testing.T }
+
+func (b bubble) Run(name string, f func(testscript.T)) {
+	b.T.Run(name, func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) { f(bubble{t}) })
+	})
+}
+
+func (bubble) Parallel()     {}
+func (bubble) Verbose() bool { return testing.Verbose() }
