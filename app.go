@@ -156,6 +156,9 @@ type Release struct {
 	// fraction; 0.33 if zero.
 	MaxUnavailable float64         `json:"max_unavailable,omitempty"`
 	Command        *ReleaseCommand `json:"release_command,omitempty"`
+	CommandDone    bool            `json:"release_command_done,omitempty"`
+	// Previous is the version that was current when this one became it.
+	Previous uint64 `json:"previous,omitempty"`
 }
 
 // Group is a process group of a release.

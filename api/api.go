@@ -287,6 +287,15 @@ type Scale struct {
 	Total  int          `json:"total"` // machines not destroyed
 	Slots  int          `json:"slots"`
 	Queued int          `json:"queued"`
+	// Groups is how the process groups beside the default one scale, by name.
+	Groups map[string]GroupScale `json:"groups,omitempty"`
+}
+
+// GroupScale is the part of Scale that one process group has.
+type GroupScale struct {
+	Scale volant.Scale `json:"scale"` // with defaults filled in
+	Awake int          `json:"awake"`
+	Total int          `json:"total"`
 }
 
 // ScalePatch is the body of PATCH /v1/apps/{app}/scale: nil fields stay as they are.

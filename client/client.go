@@ -282,6 +282,13 @@ func (c *Client) SetScale(ctx context.Context, app string, p api.ScalePatch) (ap
 	return out, err
 }
 
+// SetGroupScale changes some scale settings of one process group.
+func (c *Client) SetGroupScale(ctx context.Context, app, group string, p api.ScalePatch) (api.Scale, error) {
+	var out api.Scale
+	err := c.do(ctx, http.MethodPatch, appPath(app)+"/scale?group="+url.QueryEscape(group), p, &out)
+	return out, err
+}
+
 // Addresses lists an app's addresses.
 func (c *Client) Addresses(ctx context.Context, app string) ([]api.IPAssignment, error) {
 	var out struct {

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/netip"
 	"slices"
+	"strings"
 	"time"
 
 	volant "github.com/volant-edge/volant"
@@ -191,20 +192,33 @@ func (s *Server) scaleView(snap *catalog.Snapshot, a *volant.App) api.Scale {
 	for _, n := range s.Traffic.Slots(id) {
 		v.Slots += n
 	}
+	for name, of := range a.GroupScale {
+		if v.Groups == nil {
+			v.Groups = map[string]api.GroupScale{}
+		}
+		v.Groups[name] = api.GroupScale{Scale: of.WithDefaults()}
+	}
 	for _, m := range snap.Machines(id) {
 		if gone(m) {
 			continue
 		}
+		have, _ := snap.Have(volant.MachineID(m.ID))
+		awake := 0
+		if have.State.Awake() {
+			awake = 1
+		}
 		v.Total++
-		if have, ok := snap.Have(volant.MachineID(m.ID)); ok && have.State.Awake() {
-			v.Awake++
+		v.Awake += awake
+		if g, ok := v.Groups[m.Config.Group()]; ok {
+			g.Total, g.Awake = g.Total+1, g.Awake+awake
+			v.Groups[m.Config.Group()] = g
 		}
 	}
 	return v
 }
 
 func (s *Server) patchScale(w http.ResponseWriter, c *call) error {
-	a, _, err := s.app(c)
+	a, snap, err := s.app(c)
 	if err != nil {
 		return err
 	}
@@ -215,9 +229,22 @@ func (s *Server) patchScale(w http.ResponseWriter, c *call) error {
 	if err := s.checkRegions(&p); err != nil {
 		return err
 	}
+	def, group := volant.GroupApp, c.r.URL.Query().Get("group")
+	if r, ok := snap.Release(a.App, a.Release); ok {
+		def = r.Config.Group()
+	}
+	if _, known := a.GroupScale[group]; group != "" && group != def && !known {
+		return volant.Errorf(volant.ErrNotFound, "app %s has no process group %q", a.Name, group).
+			WithRemedy("use %s", strings.Join(append([]string{def}, slices.Sorted(maps.Keys(a.GroupScale))...), ", "))
+	}
 	_, rev, err := store.Update(c.ctx(), s.Store, c.who.name, a.Key(), func(a *volant.App) error {
-		next, err := p.Apply(a.Scale)
-		a.Scale = next
+		if group == "" || group == def {
+			next, err := p.Apply(a.Scale)
+			a.Scale = next
+			return err
+		}
+		next, err := p.Apply(a.GroupScale[group])
+		a.GroupScale[group] = next
 		return err
 	})
 	if err != nil {

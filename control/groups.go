@@ -186,22 +186,3 @@ func services(r *volant.Release) []volant.Service {
 	}
 	return out
 }
-
-// unserved refuses what a release may say and deploys do not act on yet.
-func unserved(in *api.CreateRelease) error {
-	what := ""
-	switch {
-	case in.Strategy != "" && in.Strategy != volant.StrategyRolling:
-		what = "deploy strategy " + in.Strategy
-	case in.MaxUnavailable > 0:
-		what = "max_unavailable"
-	case in.ReleaseCommand != nil:
-		what = "release_command"
-	case len(in.Others) > 0:
-		what = "more than one process group"
-	}
-	if what == "" {
-		return nil
-	}
-	return volant.Invalidf("%s is not served yet", what).WithRemedy("leave it out")
-}

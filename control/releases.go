@@ -128,10 +128,7 @@ func (s *Server) checkRelease(a *volant.App, in *api.CreateRelease) error {
 	}
 	trial := *a
 	trial.GroupScale = maps.Clone(a.GroupScale)
-	if err := scaleGroups(&trial, in); err != nil {
-		return err
-	}
-	return unserved(in)
+	return scaleGroups(&trial, in)
 }
 
 // Bounds of a config. Each port is a socket of the proxy, which all apps share.

@@ -94,15 +94,15 @@ type act struct {
 
 // key is what must not be done twice at once.
 func (a *act) key() string {
-	return fmt.Sprintf("%s/%d/%s/%s/%s", a.Kind, a.Release, a.Machine, a.Region, a.Replaces)
+	return fmt.Sprintf("%s/%d/%s/%s/%s/%s", a.Kind, a.Release, a.Group, a.Machine, a.Region, a.Replaces)
 }
 
 // gate steps change what all others are planned from: none is planned beside them.
 func (a *act) gate() bool {
 	switch a.Kind {
-	case Begin, Switch, Complete, Fail:
+	case Begin, Commanded, Switch, Complete, Fail, Revert:
 		return true
-	case Create, Route, Drain, Destroy:
+	case Command, Create, Route, Drain, Restore, Destroy:
 	}
 	return false
 }
@@ -137,7 +137,7 @@ func (r *rollout) Plan(ctx context.Context, inFlight []*act) ([]*act, time.Time,
 	}
 	again = perapp.Sooner(again, r.overlay(&o))
 	for _, a := range inFlight {
-		if a.Kind == Create {
+		if a.Kind == Create || a.Kind == Command {
 			a.pretend(&o)
 		}
 	}
@@ -176,14 +176,14 @@ func (r *rollout) Done(a *act, err error) {
 	case err == nil:
 		delete(r.blocked, a.key())
 		a.done = now
-		if a.Kind == Create {
+		if a.Kind == Create || a.Kind == Command {
 			a.Machine, r.full = a.created, perapp.Backoff{}
 		}
 		r.settled = append(r.settled, a)
 		r.explain(a.Step, nil)
 		log.Info("deploy went on", "rule", a.Rule, "machine", a.Machine)
 	case errors.Is(err, context.Canceled):
-	case errors.Is(err, volant.ErrNoCapacity) && a.Kind == Create:
+	case errors.Is(err, volant.ErrNoCapacity) && (a.Kind == Create || a.Kind == Command):
 		if r.fullWhy = err.Error(); r.full.Until.IsZero() {
 			r.explain(a.Step, err)
 		}
@@ -257,14 +257,18 @@ func (a *act) shows(o *Observation) bool {
 	switch a.Kind {
 	case Begin:
 		return rel == nil || rel.Status != volant.ReleasePending
-	case Complete, Fail:
+	case Complete, Fail, Revert:
 		return rel == nil || rel.Status != volant.ReleaseRunning
+	case Commanded:
+		return rel == nil || rel.Command == nil || rel.Command.Done
 	case Switch:
-		return o.Current >= a.Release
-	case Create:
+		return o.Current >= a.Release || rel == nil || rel.Status != volant.ReleaseRunning
+	case Command, Create:
 		return m != nil
-	case Route:
+	case Restore:
 		return m == nil || !m.Cordoned
+	case Route:
+		return m == nil || !m.Cordoned && (m.Run != volant.RunOn || m.Acted)
 	case Drain:
 		return m == nil || m.Cordoned && (m.Draining || !awake(*m))
 	case Destroy:
@@ -277,12 +281,15 @@ func (a *act) shows(o *Observation) bool {
 func (a *act) pretend(o *Observation) {
 	rel, m := a.find(o)
 	switch {
-	case a.Kind == Create && m == nil:
+	case (a.Kind == Create || a.Kind == Command) && m == nil:
 		o.Machines = append(o.Machines, Machine{
-			ID: "pending-" + a.Replaces, Region: a.Region, Release: a.Release, Replaces: a.Replaces, Managed: true,
+			ID: volant.MachineID("pending-" + a.Group + "-" + string(a.Replaces)), Group: a.Group, Command: a.Kind == Command, Region: a.Region, Release: a.Release, Replaces: a.Replaces, Managed: true,
 			Run: volant.RunOn, Cordoned: true, State: volant.StateStarting, Created: o.Now,
 		})
 	case a.Kind == Switch:
+		if rel != nil && o.Current != a.Release {
+			rel.Previous = o.Current
+		}
 		o.Current = a.Release
 	case rel != nil && a.Kind == Begin:
 		rel.Status, rel.Began = volant.ReleaseRunning, a.done
@@ -290,9 +297,21 @@ func (a *act) pretend(o *Observation) {
 		rel.Status = volant.ReleaseComplete
 	case rel != nil && a.Kind == Fail:
 		rel.Status = volant.ReleaseFailed
+	case rel != nil && a.Kind == Revert:
+		rel.Status = volant.ReleaseFailed
+		o.Current = rel.Previous
+	case rel != nil && a.Kind == Commanded && rel.Command != nil:
+		done := *rel.Command
+		done.Done = true
+		rel.Command = &done
 	case m == nil:
 	case a.Kind == Route:
-		m.Cordoned, m.Run, m.Acted = false, volant.RunAuto, false
+		m.Cordoned, m.Acted, m.Changed = false, false, a.done
+	case a.Kind == Restore:
+		m.Cordoned, m.Draining, m.Acted = false, false, false
+		if a.Wake {
+			m.Run = volant.RunOn
+		}
 	case a.Kind == Drain:
 		m.Cordoned, m.Draining, m.Acted = true, awake(*m), false
 	case a.Kind == Destroy:

@@ -11,32 +11,41 @@ import (
 
 // Plan says what to do now, and when to look again though nothing happens; zero means never.
 func Plan(o Observation) (steps []Step, next time.Time) {
-	p := &planner{o: o, ms: slices.Clone(o.Machines)}
+	p := &planner{o: o}
+	for _, m := range o.Machines {
+		if m.Command {
+			p.commands = append(p.commands, m)
+		} else {
+			p.ms = append(p.ms, m)
+		}
+	}
 	slices.SortFunc(p.ms, func(a, b Machine) int { return cmp.Compare(a.ID, b.ID) })
 	run, ok := p.oldest(volant.ReleaseRunning)
-	if !ok {
+	switch {
+	case ok && run.Version == o.Current:
+		p.run = run
+		p.forward()
+	case ok:
+		p.run = run
+		p.prepare()
+	case p.revive():
+	default:
 		if r, ok := p.oldest(volant.ReleasePending); ok {
 			p.add(Step{Kind: Begin, Release: r.Version, Rule: "next", Text: fmt.Sprintf("release %d is next", r.Version)})
 		}
-		p.retire(0)
-		return p.steps, p.next
-	}
-	p.run = run
-	if run.Version == o.Current {
-		p.forward()
-	} else {
-		p.prepare()
 	}
 	p.retire(run.Version)
+	p.retireCommands()
 	return p.steps, p.next
 }
 
 type planner struct {
-	o     Observation
-	run   Release
-	ms    []Machine // sorted by ID
-	steps []Step
-	next  time.Time
+	o        Observation
+	run      Release
+	ms       []Machine // sorted by ID; without those of release commands
+	commands []Machine
+	steps    []Step
+	next     time.Time
 }
 
 func (p *planner) oldest(s volant.ReleaseStatus) (Release, bool) {
@@ -47,6 +56,15 @@ func (p *planner) oldest(s volant.ReleaseStatus) (Release, bool) {
 		}
 	}
 	return best, best.Version != 0
+}
+
+func (p *planner) release(version uint64) (Release, bool) {
+	for _, r := range p.o.Releases {
+		if r.Version == version {
+			return r, true
+		}
+	}
+	return Release{}, false
 }
 
 func (p *planner) add(s Step) { p.steps = append(p.steps, s) }
@@ -72,37 +90,66 @@ func (p *planner) unrouted(m Machine) bool {
 	return m.Release == p.run.Version && m.Cordoned && m.Run == volant.RunOn
 }
 
-// old are the machines that serve and are to be replaced.
-func (p *planner) old() []Machine {
+// old are the machines of a group that serve and are to be replaced.
+func (p *planner) old(g Group) []Machine {
+	return p.machines(g, func(m Machine) bool {
+		return ofRelease(m) && m.Release != p.run.Version && routed(m)
+	})
+}
+
+func (p *planner) machines(g Group, keep func(Machine) bool) []Machine {
 	var out []Machine
 	for _, m := range p.ms {
-		if ofRelease(m) && m.Release != p.run.Version && routed(m) {
+		if m.Group == g.Name && keep(m) {
 			out = append(out, m)
 		}
 	}
 	return out
 }
 
-// prepare boots the new machines, and switches when all are ready. One that fails fails the release.
+// atOnce says that all machines of a group are made before the switch: for bluegreen, where the machines of
+// the release before could not serve what the new one does, and for the first release.
+func (p *planner) atOnce(g Group) bool {
+	return p.run.Strategy == volant.StrategyBlueGreen || g.Whole || p.o.Current == 0
+}
+
+// prepare boots the first new machines of each group, and switches when they are ready. One that fails fails
+// the release.
 func (p *planner) prepare() {
-	for _, m := range p.ms {
-		if why := p.failed(m); why != "" && p.unrouted(m) {
-			p.add(Step{Kind: Fail, Release: p.run.Version, Machine: m.ID, Rule: "machine_failed", Text: fmt.Sprintf("machine %s %s", m.ID, why)})
-			return
-		}
+	if p.command() {
+		return
 	}
-	missing := p.missing()
+	if p.run.Strategy == volant.StrategyImmediate {
+		p.switchTo("the strategy waits for no machine")
+		return
+	}
+	var missing []Step
 	ready, booting := 0, 0
-	for _, m := range p.ms {
-		switch {
-		case !p.unrouted(m):
-		case m.Ready:
-			ready++
-		default:
-			booting++
-			p.wakeAt(m.Created.Add(p.run.WaitTimeout))
+	for _, g := range p.run.Groups {
+		fresh := p.machines(g, p.unrouted)
+		for _, m := range fresh {
+			switch why := p.failed(g, m); {
+			case why != "":
+				p.add(Step{Kind: Fail, Release: p.run.Version, Machine: m.ID, Rule: "machine_failed", Text: fmt.Sprintf("machine %s %s", m.ID, why)})
+				return
+			case p.proven(g, m):
+				ready++
+			default:
+				booting++
+				p.wakeAt(m.Created.Add(p.run.WaitTimeout))
+			}
 		}
+		more := p.missing(g)
+		if !p.atOnce(g) {
+			more = more[:min(len(more), max(0, 1-len(fresh)))]
+		}
+		missing = append(missing, more...)
 	}
+	p.prepared(missing, ready, booting)
+}
+
+// prepared switches when enough new machines serve, and makes those that are missing.
+func (p *planner) prepared(missing []Step, ready, booting int) {
 	switch {
 	case len(missing)+booting+ready == 0:
 		p.switchTo("nothing serves that it replaces: the first connection starts a machine")
@@ -113,14 +160,19 @@ func (p *planner) prepare() {
 	case len(missing) > 0 && booting == 0 && ready > 0:
 		p.switchTo(fmt.Sprintf("%d new machines serve, and for %d more there is no room before old ones go", ready, len(missing)))
 	case len(missing) > 0 && booting == 0:
-		due := p.run.Began.Add(p.run.WaitTimeout)
-		p.wakeAt(due)
-		if !due.After(p.o.Now) {
-			p.add(Step{
-				Kind: Fail, Release: p.run.Version, Rule: "no_room",
-				Text: fmt.Sprintf("no new machine could be created within %s: %s", p.run.WaitTimeout, p.o.Full),
-			})
-		}
+		p.noRoom()
+	}
+}
+
+// noRoom fails the release when not even one machine could be made in time.
+func (p *planner) noRoom() {
+	due := p.run.Began.Add(p.run.WaitTimeout)
+	p.wakeAt(due)
+	if !due.After(p.o.Now) {
+		p.add(Step{
+			Kind: Fail, Release: p.run.Version, Rule: "no_room",
+			Text: fmt.Sprintf("no new machine could be created within %s: %s", p.run.WaitTimeout, p.o.Full),
+		})
 	}
 }
 
@@ -128,37 +180,37 @@ func (p *planner) switchTo(text string) {
 	p.add(Step{Kind: Switch, Release: p.run.Version, Rule: "ready", Text: text})
 }
 
-// missing are the steps that create the machines which are still to be made: one for each old one that
-// serves, as many as min keeps awake, and at least one to prove the release, but for the first.
-func (p *planner) missing() []Step {
+// missing are the steps that create the machines of a group which are still to be made: one for each old one
+// that serves, as many as min keeps awake, and at least one to prove the release, but for the first.
+func (p *planner) missing(g Group) []Step {
 	var out []Step
-	free, old := 0, p.old()
-	for _, m := range p.ms {
-		if p.unrouted(m) && !slices.ContainsFunc(old, func(o Machine) bool { return o.ID == m.Replaces }) {
+	free, old := 0, p.old(g)
+	for _, m := range p.machines(g, p.unrouted) {
+		if !slices.ContainsFunc(old, func(o Machine) bool { return o.ID == m.Replaces }) {
 			free++ // replaces none that still serves
 		}
 	}
 	for _, m := range old {
 		if !p.replaced(m, p.unrouted) {
-			out = append(out, p.create(m))
+			out = append(out, p.create(g, m))
 		}
 	}
-	least := p.o.Min
-	if p.o.Current != 0 {
+	least := g.Min
+	if p.o.Current != 0 && !g.Worker {
 		least = max(1, least)
 	}
 	for range least - len(old) - free {
 		out = append(out, Step{
-			Kind: Create, Release: p.run.Version, Region: p.o.Primary, Rule: "least",
+			Kind: Create, Release: p.run.Version, Group: g.Name, Region: p.o.Primary, Rule: "least",
 			Text: fmt.Sprintf("at least %d machines prove the release", least),
 		})
 	}
 	return out
 }
 
-func (p *planner) create(old Machine) Step {
+func (p *planner) create(g Group, old Machine) Step {
 	return Step{
-		Kind: Create, Release: p.run.Version, Region: old.Region, Replaces: old.ID, Rule: "replace",
+		Kind: Create, Release: p.run.Version, Group: g.Name, Region: old.Region, Replaces: old.ID, Rule: "replace",
 		Text: fmt.Sprintf("it replaces machine %s of release %d, which serves", old.ID, old.Release),
 	}
 }
@@ -170,13 +222,38 @@ func (p *planner) replaced(old Machine, ok func(Machine) bool) bool {
 	})
 }
 
+const (
+	// settleFor is how long a machine must have run that nothing checks, or whose program has ended before.
+	settleFor = 5 * time.Second
+	// canaryFor is how long a canary must serve well before other machines are replaced.
+	canaryFor  = 10 * time.Second
+	mostExits  = 3 // of the program of a new machine
+	mostFailed = 3 // boots of a new machine
+)
+
+// proven says whether a new machine serves.
+func (p *planner) proven(g Group, m Machine) bool {
+	if g.Worker && m.Ended != "" && m.EndedWell {
+		return true // it has done its work
+	}
+	if !m.Ready {
+		return false
+	}
+	if g.Worker || m.Exits > 0 {
+		due := m.Since.Add(settleFor)
+		p.wakeAt(due)
+		return !due.After(p.o.Now)
+	}
+	return true
+}
+
 // failed says why a new machine will not come to serve, or "".
-func (p *planner) failed(m Machine) string {
+func (p *planner) failed(g Group, m Machine) string {
 	switch {
-	case m.Ready:
+	case m.State == volant.StateFailed || m.Failures >= mostFailed || m.Exits >= mostExits:
+		return p.broken(m)
+	case p.proven(g, m):
 		return ""
-	case m.State == volant.StateFailed || m.Failures >= 3:
-		return fmt.Sprintf("did not come to serve %d times in a row: %s", max(1, m.Failures), cmp.Or(m.Reason, "its host gives no reason"))
 	case m.Ended != "" && m.State == volant.StateStopped:
 		return "does not serve: " + m.Ended
 	case p.o.Now.Sub(m.Created) >= p.run.WaitTimeout:
@@ -185,70 +262,40 @@ func (p *planner) failed(m Machine) string {
 	return ""
 }
 
-// forward brings the release that is current to its end: its machines are routed, and the old ones drain.
-func (p *planner) forward() {
-	waits := false
-	var given []volant.MachineID // old ones whose replacement is given up
-	for _, m := range p.ms {
-		if !p.unrouted(m) {
-			continue
-		}
-		switch {
-		case m.Ready:
-			waits = true
-			p.add(Step{Kind: Route, Release: m.Release, Machine: m.ID, Rule: "ready", Text: "it serves, and its checks pass"})
-		case p.failed(m) != "":
-			// Others have proven the release: scaling makes a machine again if connections ask for it.
-			p.destroy(m, "machine_failed", "it "+p.failed(m))
-			given = append(given, m.Replaces)
-		default:
-			waits = true
-			p.wakeAt(m.Created.Add(p.run.WaitTimeout))
-		}
+// broken says why a machine is given up, or "". It is asked of those that take connections as well.
+func (p *planner) broken(m Machine) string {
+	switch {
+	case m.Exits >= mostExits:
+		return fmt.Sprintf("does not stay up: its program ended %d times, %s", m.Exits, cmp.Or(m.LastExit, m.Reason))
+	case m.Failures > 1 && (m.State == volant.StateFailed || m.Failures >= mostFailed):
+		return fmt.Sprintf("did not come to serve %d times in a row: %s", m.Failures, cmp.Or(m.Reason, "its host gives no reason"))
+	case m.State == volant.StateFailed:
+		return "did not come to serve: " + cmp.Or(m.Reason, "its host gives no reason")
 	}
-	inPlace := func(m Machine) bool { return !m.Cordoned && m.Acted }
-	for _, m := range p.old() {
-		waits = true
-		switch {
-		case slices.Contains(given, m.ID):
-			p.drain(m, "given_up", "the machine in its place failed, and others serve the release")
-		case p.replaced(m, inPlace):
-			p.drain(m, "replaced", "the machine in its place is routed")
-		case p.replaced(m, func(Machine) bool { return true }):
-			// It boots, or its host has yet to hear that it is routed.
-		case p.o.Full == "":
-			p.add(p.create(m))
-		}
-	}
-	if !waits {
-		p.add(Step{
-			Kind: Complete, Release: p.run.Version, Rule: "replaced",
-			Text: "no machine of another release takes connections any more",
-		})
-	}
-}
-
-func (p *planner) drain(m Machine, rule, text string) {
-	p.add(Step{Kind: Drain, Release: m.Release, Machine: m.ID, Region: m.Region, Rule: rule, Text: text})
+	return ""
 }
 
 // retire takes away machines of releases that are neither current nor running: the unrouted ones of a
 // failed release at once, others when they sleep. All are cordoned first, and what is asleep is destroyed
-// only when its host knows that: so that no connection wakes it in between.
+// only when its host knows that: so that no connection wakes it in between. Those that a running release
+// may yet be taken back to stay, asleep.
 func (p *planner) retire(running uint64) {
 	for _, m := range p.ms {
 		if !ofRelease(m) || m.Release == p.o.Current || m.Release == running {
 			continue
 		}
+		failed := p.status(m.Release) == volant.ReleaseFailed
 		switch {
-		case m.Cordoned && m.Run == volant.RunOn && p.status(m.Release) == volant.ReleaseFailed:
+		case m.Cordoned && m.Run == volant.RunOn && failed && !m.Draining:
 			p.destroy(m, "release_failed", "it was never routed, and its release failed")
 		case m.State.Asleep() || m.State == volant.StateFailed:
 			if !m.Cordoned {
 				p.drain(m, "old_asleep", "it sleeps, its release is not the current one, and it is not to wake again")
-			} else if m.Acted {
+			} else if m.Acted && !p.spare(m) {
 				p.destroy(m, "old_asleep", "it sleeps, and its release is not the current one")
 			}
+		case awake(m) && !m.Draining && failed && !m.Cordoned && !p.cameBack(m.Replaces):
+			// It serves until the one it replaced does again.
 		case awake(m) && !m.Draining && (m.Cordoned || running != p.o.Current):
 			p.drain(m, "old", "its release is not the current one")
 		}
@@ -256,12 +303,12 @@ func (p *planner) retire(running uint64) {
 }
 
 func (p *planner) status(version uint64) volant.ReleaseStatus {
-	for _, r := range p.o.Releases {
-		if r.Version == version {
-			return r.Status
-		}
-	}
-	return ""
+	r, _ := p.release(version)
+	return r.Status
+}
+
+func (p *planner) drain(m Machine, rule, text string) {
+	p.add(Step{Kind: Drain, Release: m.Release, Machine: m.ID, Region: m.Region, Rule: rule, Text: text})
 }
 
 func (p *planner) destroy(m Machine, rule, text string) {

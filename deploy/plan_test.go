@@ -1,6 +1,7 @@
 package deploy_test
 
 import (
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -25,13 +26,18 @@ func look(cs ...change) deploy.Observation {
 }
 
 func current(v uint64) change { return func(o *deploy.Observation) { o.Current = v } }
-func least(n int) change      { return func(o *deploy.Observation) { o.Min = n } }
+func least(n int) change {
+	return func(o *deploy.Observation) { o.Releases[len(o.Releases)-1].Groups[0].Min = n }
+}
 func full(o *deploy.Observation) {
 	o.Full = "no host has room"
 }
 
 func release(v uint64, s volant.ReleaseStatus, began ...time.Duration) change {
-	r := deploy.Release{Version: v, Status: s, Began: now, WaitTimeout: 5 * time.Minute}
+	r := deploy.Release{
+		Version: v, Status: s, Began: now, WaitTimeout: 5 * time.Minute, Strategy: volant.StrategyBlueGreen,
+		Groups: []deploy.Group{{Name: "app"}}, Previous: v - 1,
+	}
 	for _, ago := range began {
 		r.Began = now.Add(-ago)
 	}
@@ -40,7 +46,7 @@ func release(v uint64, s volant.ReleaseStatus, began ...time.Duration) change {
 
 func machine(id volant.MachineID, v uint64, s volant.State, change ...func(*deploy.Machine)) change {
 	m := deploy.Machine{
-		ID: id, Region: "ams", Release: v, Managed: true, Run: volant.RunAuto, State: s, Ready: s == volant.StateStarted, Acted: true,
+		ID: id, Region: "ams", Group: "app", Release: v, Managed: true, Changed: now.Add(-time.Minute), Since: now.Add(-time.Minute), Run: volant.RunAuto, State: s, Ready: s == volant.StateStarted, Acted: true,
 		Created: now.Add(-time.Minute),
 	}
 	for _, f := range change {
@@ -58,6 +64,50 @@ func in(r volant.Region) func(*deploy.Machine) { return func(m *deploy.Machine) 
 
 // inPlaceOfA is a new machine that replaces a and is routed.
 func inPlaceOfA(m *deploy.Machine) { m.Replaces = "a" }
+
+// by changes the release named last.
+func by(strategy string, max ...float64) change {
+	return func(o *deploy.Observation) {
+		r := &o.Releases[len(o.Releases)-1]
+		r.Strategy = strategy
+		for _, n := range max {
+			r.MaxUnavailable = n
+		}
+	}
+}
+
+// with adds a process group to the release named last.
+func with(g deploy.Group) change {
+	return func(o *deploy.Observation) {
+		r := &o.Releases[len(o.Releases)-1]
+		r.Groups = append(r.Groups, g)
+	}
+}
+
+func whole(o *deploy.Observation) { o.Releases[len(o.Releases)-1].Groups[0].Whole = true }
+
+// command gives the release named last a command.
+func command(done bool) change {
+	return func(o *deploy.Observation) {
+		o.Releases[len(o.Releases)-1].Command = &deploy.ReleaseCommand{Timeout: 2 * time.Minute, Done: done}
+	}
+}
+
+func commanding(m *deploy.Machine) {
+	m.Command, m.Managed, m.Run, m.Cordoned = true, false, volant.RunOn, true
+}
+func well(m *deploy.Machine) { m.Ended, m.EndedWell = "its program ended with exit code 0", true }
+func of(group string) func(*deploy.Machine) {
+	return func(m *deploy.Machine) { m.Group = group }
+}
+func working(m *deploy.Machine)  { m.Group, m.Run = "worker", volant.RunOn }
+func byDeploy(m *deploy.Machine) { m.ByDeploy, m.Cordoned, m.Acted = true, true, true }
+func since(ago time.Duration) func(*deploy.Machine) {
+	return func(m *deploy.Machine) { m.Since, m.Changed = now.Add(-ago), now.Add(-ago) }
+}
+func exits(n int) func(*deploy.Machine) {
+	return func(m *deploy.Machine) { m.Exits, m.LastExit = n, "its program ended with exit code 7" }
+}
 
 func failures(n int) func(*deploy.Machine) { return func(m *deploy.Machine) { m.Failures = n } }
 func created(ago time.Duration) func(*deploy.Machine) {
@@ -94,7 +144,7 @@ func TestPlan(t *testing.T) {
 		}, ""},
 		{"queued ones come in order", []change{release(4, pending), release(3, pending)}, "begin 3 next"},
 		{"the first deploy with min = 0 boots none", []change{current(0), release(1, running)}, "switch 1 ready"},
-		{"the first deploy with min boots as many", []change{current(0), least(2), release(1, running)}, "create - least, create - least"},
+		{"the first deploy with min boots as many", []change{current(0), release(1, running), least(2)}, "create - least, create - least"},
 		{"as many new machines as old ones serve", []change{
 			release(2, running), machine("a", 1, started), machine("b", 1, started, in("syd")), machine("c", 1, suspended),
 		}, "create a replace, create b replace"},
@@ -196,6 +246,156 @@ func TestPlan(t *testing.T) {
 		{"after the switch a new one that fails is given up, and its old one drains", []change{
 			current(2), release(2, running), machine("a", 1, started), machine("b", 2, starting, fresh("a"), failures(3)),
 		}, "destroy b machine_failed, drain a given_up"},
+		{"rolling: one new machine proves the release", []change{
+			release(1, complete), release(2, running), by("rolling"),
+			machine("a", 1, started), machine("b", 1, started), machine("c", 1, started),
+		}, "create a replace"},
+		{"and no other is made before it serves", []change{
+			release(1, complete), release(2, running), by("rolling"),
+			machine("a", 1, started), machine("b", 1, started), machine("d", 2, starting, fresh("a")),
+		}, ""},
+		{"then the release is current", []change{
+			release(1, complete), release(2, running), by("rolling"),
+			machine("a", 1, started), machine("b", 1, started), machine("d", 2, started, fresh("a")),
+		}, "switch 2 ready"},
+		{"its machine is routed, and others wait for it", []change{
+			release(1, complete), current(2), release(2, running), by("rolling"),
+			machine("a", 1, started), machine("b", 1, started), machine("d", 2, started, fresh("a")),
+		}, "route d ready"},
+		{"a third of the machines is replaced at once, the one replaced drains", []change{
+			release(1, complete), current(2), release(2, running), by("rolling"), machine("a", 1, started), machine("b", 1, started),
+			machine("c", 1, started), machine("d", 2, started, inPlaceOfA),
+		}, "drain a replaced, create b replace"},
+		{"max_unavailable may be a count", []change{
+			release(1, complete), current(2), release(2, running), by("rolling", 2), machine("b", 1, started),
+			machine("c", 1, started), machine("d", 2, started, inPlaceOfA), machine("e", 1, started),
+		}, "create b replace, create c replace"},
+		{"or a fraction, rounded up", []change{
+			release(1, complete), current(2), release(2, running), by("rolling", 0.5), machine("b", 1, started),
+			machine("c", 1, started), machine("d", 2, started, inPlaceOfA),
+		}, "create b replace, create c replace"},
+		{"one that is replaced already takes part of it", []change{
+			release(1, complete), current(2), release(2, running), by("rolling", 1), machine("b", 1, started),
+			machine("c", 1, started), machine("d", 2, starting, fresh("b")),
+		}, ""},
+		{"old ones that sleep are kept while the release may be taken back", []change{
+			release(1, complete), current(2), release(2, running), by("rolling"), machine("a", 1, stopped, byDeploy),
+			machine("b", 1, started), machine("d", 2, starting, fresh("b")),
+		}, ""},
+		{"and destroyed afterwards", []change{
+			release(1, complete), current(2), release(2, complete), by("rolling"), machine("a", 1, stopped, byDeploy),
+			machine("d", 2, started),
+		}, "destroy a old_asleep"},
+		{"one that fails later takes the release back", []change{
+			release(1, complete), current(2), release(2, running), by("rolling"), machine("b", 1, started),
+			machine("d", 2, started, inPlaceOfA), machine("e", 2, starting, fresh("b"), failures(3)),
+		}, "revert 2 machine_failed"},
+		{"also one that takes connections already", []change{
+			release(1, complete), current(2), release(2, running), by("rolling"), machine("b", 1, started),
+			machine("d", 2, started, inPlaceOfA, exits(3)),
+		}, "revert 2 machine_failed"},
+		{"then the old ones serve again and the new ones stay until they do", []change{
+			release(1, complete), release(2, volant.ReleaseFailed), by("rolling"), machine("a", 1, stopped, byDeploy),
+			machine("b", 1, started), machine("d", 2, started, inPlaceOfA), machine("e", 2, starting, fresh("b")),
+		}, "restore a reverted, destroy e release_failed"},
+		{"no other release begins before", []change{
+			release(1, complete), release(2, volant.ReleaseFailed), by("rolling"), release(3, pending),
+			machine("a", 1, starting, since(time.Second)), machine("d", 2, started, inPlaceOfA),
+		}, ""},
+		{"new ones drain when the old ones serve", []change{
+			release(1, complete), release(2, volant.ReleaseFailed), by("rolling"), machine("a", 1, started, since(time.Second)),
+			machine("d", 2, started, inPlaceOfA),
+		}, "drain d old"},
+		{"or if the old ones do not come back within a minute", []change{
+			release(1, complete), release(2, volant.ReleaseFailed), by("rolling"), machine("a", 1, suspended),
+			machine("d", 2, started, inPlaceOfA),
+		}, "drain d old"},
+		{"where ports differ, all are made first", []change{
+			release(1, complete), release(2, running), by("rolling"), whole, machine("a", 1, started), machine("b", 1, started),
+		}, "create a replace, create b replace"},
+		{"canary: one serves beside the old ones for a while", []change{
+			release(1, complete), current(2), release(2, running), by("canary"), machine("a", 1, started), machine("b", 1, started),
+			machine("d", 2, started, inPlaceOfA, since(9*time.Second)),
+		}, ""},
+		{"then the others are replaced", []change{
+			release(1, complete), current(2), release(2, running), by("canary"), machine("a", 1, started), machine("b", 1, started),
+			machine("d", 2, started, inPlaceOfA, since(10*time.Second)),
+		}, "drain a replaced"},
+		{"a canary that fails takes the release back", []change{
+			release(1, complete), current(2), release(2, running), by("canary"), machine("a", 1, started),
+			machine("d", 2, volant.StateFailed, inPlaceOfA, since(time.Second)),
+		}, "revert 2 machine_failed"},
+		{"immediate: nothing is waited for", []change{
+			release(1, complete), release(2, running), by("immediate"), machine("a", 1, started), machine("b", 1, started),
+		}, "switch 2 ready"},
+		{"all are made at once", []change{
+			release(1, complete), current(2), release(2, running), by("immediate"), machine("a", 1, started), machine("b", 1, started),
+		}, "create a replace, create b replace"},
+		{"routed at once", []change{
+			release(1, complete), current(2), release(2, running), by("immediate"), machine("a", 1, started), machine("d", 2, starting, fresh("a")),
+		}, "route d immediate"},
+		{"and the old ones drain", []change{
+			release(1, complete), current(2), release(2, running), by("immediate"), machine("a", 1, started), machine("d", 2, starting, inPlaceOfA),
+		}, "drain a replaced"},
+		{"each group has its first machine", []change{
+			release(1, complete), release(2, running), by("rolling"), with(deploy.Group{Name: "api"}), machine("a", 1, started),
+			machine("b", 1, started, of("api")),
+		}, "create a replace, create b replace"},
+		{"and waits for none but those", []change{
+			release(1, complete), release(2, running), by("rolling"), with(deploy.Group{Name: "api"}), machine("a", 1, started),
+			machine("b", 1, started, of("api")), machine("c", 2, started, fresh("a")), machine("d", 2, starting, fresh("b"), of("api")),
+		}, ""},
+		{"a worker is replaced when the new one has run for a while", []change{
+			release(1, complete), release(2, running), by("rolling"), with(deploy.Group{Name: "worker", Worker: true, Min: 1}),
+			machine("c", 2, started, fresh("")), machine("w", 1, started, working),
+			machine("x", 2, started, working, fresh("w"), since(4*time.Second)),
+		}, ""},
+		{"5 s", []change{
+			release(1, complete), release(2, running), by("rolling"), with(deploy.Group{Name: "worker", Worker: true, Min: 1}),
+			machine("c", 2, started, fresh("")), machine("w", 1, started, working),
+			machine("x", 2, started, working, fresh("w"), since(5*time.Second)),
+		}, "switch 2 ready"},
+		{"no worker is made where none runs and min is 0", []change{
+			release(1, complete), release(2, running), by("rolling"), with(deploy.Group{Name: "worker", Worker: true}),
+			machine("c", 2, started, fresh("")),
+		}, "switch 2 ready"},
+		{"machines of a group that is gone drain", []change{
+			release(1, complete), current(2), release(2, running), by("rolling"), machine("w", 1, started, working), machine("c", 2, started),
+		}, "drain w group_gone"},
+		{"a program that ends again and again fails the release early", []change{
+			release(1, complete), release(2, running), by("rolling"), machine("a", 1, started), machine("b", 2, starting, fresh("a"), exits(3)),
+		}, "fail 2 machine_failed"},
+		{"one that ended once is watched for a while", []change{
+			release(1, complete), release(2, running), by("rolling"), machine("a", 1, started),
+			machine("b", 2, started, fresh("a"), exits(1), since(time.Second)),
+		}, ""},
+		{"a release command runs before any machine changes", []change{
+			release(1, complete), release(2, running), by("rolling"), command(false), machine("a", 1, started),
+		}, "command - release_command"},
+		{"and is waited for", []change{
+			release(1, complete), release(2, running), by("rolling"), command(false), machine("a", 1, started),
+			machine("r", 2, started, commanding, since(time.Minute)),
+		}, ""},
+		{"when it has ended well the deploy goes on", []change{
+			release(1, complete), release(2, running), by("rolling"), command(false), machine("a", 1, started),
+			machine("r", 2, stopped, commanding, well),
+		}, "commanded r release_command"},
+		{"its machine goes", []change{
+			release(1, complete), release(2, running), by("rolling"), command(true), machine("a", 1, started),
+			machine("r", 2, stopped, commanding, well),
+		}, "create a replace, destroy r command_done"},
+		{"one that fails fails the release", []change{
+			release(1, complete), release(2, running), by("rolling"), command(false), machine("a", 1, started),
+			machine("r", 2, stopped, commanding, ended),
+		}, "fail 2 release_command"},
+		{"also one that does not end in time", []change{
+			release(1, complete), release(2, running), by("rolling"), command(false), machine("a", 1, started),
+			machine("r", 2, started, commanding, since(2*time.Minute)),
+		}, "fail 2 release_command"},
+		{"and its machine goes as well", []change{
+			release(1, complete), release(2, volant.ReleaseFailed), command(false), machine("a", 1, started),
+			machine("r", 2, started, commanding),
+		}, "destroy r command_done"},
 		{"machines which scaling made of another machine are replaced as well", []change{
 			current(0), release(1, running), machine("a", 0, started),
 		}, "create a replace"},
@@ -219,11 +419,11 @@ func TestPlan(t *testing.T) {
 // object is what a step is about, for a row of the table.
 func object(s deploy.Step) string {
 	switch {
-	case s.Kind == deploy.Create && s.Replaces == "":
+	case (s.Kind == deploy.Create || s.Kind == deploy.Command) && s.Replaces == "":
 		return "-"
 	case s.Kind == deploy.Create:
 		return string(s.Replaces)
-	case s.Kind == deploy.Route || s.Kind == deploy.Drain || s.Kind == deploy.Destroy:
+	case slices.Contains([]deploy.Kind{deploy.Route, deploy.Drain, deploy.Destroy, deploy.Restore, deploy.Commanded}, s.Kind):
 		return string(s.Machine)
 	}
 	return string(rune('0' + s.Release))

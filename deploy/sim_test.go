@@ -5,7 +5,9 @@ import (
 	"fmt"
 	"maps"
 	"math/rand/v2"
+	"os"
 	"slices"
+	"strconv"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -21,7 +23,9 @@ type world struct {
 	t    *testing.T
 	d    *deploy.Deployer
 	room int
-	bad  map[uint64]bool // releases whose machines do not come to serve
+	// good is how many machines of a release come to serve before others do not; all, where it names none.
+	good   map[uint64]int
+	groups map[string]int // and how many machines of each serve before the first deploy
 
 	mu       sync.Mutex // guards those below
 	rnd      *rand.Rand
@@ -31,16 +35,22 @@ type world struct {
 	made     int
 	crash    func() // ends the deployer after some steps
 	steps    int
-	routed   int // fewest routed machines since the last look
+	routed   map[string]int // fewest routed machines of a group since the last look
+	commands map[uint64]int // runs of a release's command
+	badCmd   map[uint64]bool
 }
 
 type machineState struct {
 	deploy.Machine
 	conns int
+	bad   bool
 }
 
 func newWorld(t *testing.T, seed uint64) *world {
-	w := &world{t: t, room: 100, bad: map[uint64]bool{}, rnd: rand.New(rand.NewPCG(seed, 1)), machines: map[volant.MachineID]*machineState{}}
+	w := &world{
+		t: t, room: 100, good: map[uint64]int{}, groups: map[string]int{"app": 1}, routed: map[string]int{},
+		commands: map[uint64]int{}, badCmd: map[uint64]bool{}, rnd: rand.New(rand.NewPCG(seed, 1)), machines: map[volant.MachineID]*machineState{},
+	}
 	w.d = deploy.New(w, deploy.Config{})
 	return w
 }
@@ -116,11 +126,23 @@ func (w *world) applyLocked(s deploy.Step) (volant.MachineID, error) {
 	switch s.Kind {
 	case deploy.Begin:
 		w.releases[i].Status, w.releases[i].Began = volant.ReleaseRunning, time.Now()
+	case deploy.Commanded:
+		c := *w.releases[i].Command
+		c.Done = true
+		w.releases[i].Command = &c
 	case deploy.Switch:
-		if w.bad[s.Release] {
+		if n, bad := w.good[s.Release]; bad && n == 0 {
 			w.t.Errorf("release %d, which does not serve, was made current", s.Release)
 		}
+		if w.badCmd[s.Release] {
+			w.t.Errorf("release %d, whose command failed, was made current", s.Release)
+		}
+		if w.current != s.Release {
+			w.releases[i].Previous = w.current
+		}
 		w.current = s.Release
+	case deploy.Revert:
+		w.releases[i].Status, w.current = volant.ReleaseFailed, w.releases[i].Previous
 	case deploy.Complete:
 		w.releases[i].Status = volant.ReleaseComplete
 	case deploy.Fail:
@@ -138,19 +160,41 @@ func (w *world) applyLocked(s deploy.Step) (volant.MachineID, error) {
 		if awake >= w.room {
 			return "", volant.Errorf(volant.ErrNoCapacity, "no room")
 		}
-		return w.createLocked(s.Release, s.Replaces, s.Region, volant.RunOn), nil
+		if w.badCmd[s.Release] {
+			w.t.Errorf("a machine of release %d was made, whose command failed", s.Release)
+		}
+		return w.createLocked(s.Release, s.Group, s.Replaces, s.Region, volant.RunOn, true), nil
+	case deploy.Command:
+		return w.commandLocked(s.Release), nil
 	case deploy.Route:
 		if m == nil {
 			return "", late
 		}
-		m.Cordoned, m.Run, m.Acted = false, volant.RunAuto, false
-		time.AfterFunc(50*time.Millisecond, func() { w.change(func() { m.Acted = true }) })
+		w.editLocked(m, false, w.ownRun(m))
+	case deploy.Restore:
+		if m == nil {
+			return "", late
+		}
+		run := w.ownRun(m)
+		if s.Wake {
+			run = volant.RunOn
+		}
+		w.editLocked(m, false, run)
+		if w.rnd.IntN(4) == 0 {
+			if s.Wake && m.State == volant.StateStopped { // it hears of the wish all the same
+				w.bootLocked(m)
+			}
+			return "", volant.Errorf(volant.ErrUnavailable, "the host does not answer")
+		}
+		m.Draining = false
+		if s.Wake && m.State == volant.StateStopped {
+			w.bootLocked(m)
+		}
 	case deploy.Drain:
 		if m == nil {
 			return "", late
 		}
-		m.Cordoned, m.Run, m.Acted = true, volant.RunAuto, false
-		time.AfterFunc(50*time.Millisecond, func() { w.change(func() { m.Acted = true }) })
+		w.editLocked(m, true, volant.RunAuto)
 		if m.State == volant.StateStarted || m.State == volant.StateStarting {
 			m.Draining = true
 		}
@@ -167,12 +211,52 @@ func (w *world) applyLocked(s deploy.Step) (volant.MachineID, error) {
 	return "", nil
 }
 
-func (w *world) createLocked(v uint64, replaces volant.MachineID, r volant.Region, run volant.Run) volant.MachineID {
+// editLocked changes a machine's record; its host acts on it a moment later.
+func (w *world) editLocked(m *machineState, cordoned bool, run volant.Run) {
+	m.Cordoned, m.Run, m.Acted, m.ByDeploy, m.Changed = cordoned, run, false, true, time.Now()
+	time.AfterFunc(50*time.Millisecond, func() { w.change(func() { m.Acted = true }) })
+}
+
+func worker(group string) bool { return group == "worker" }
+
+func (w *world) ownRun(m *machineState) volant.Run {
+	if worker(m.Group) {
+		return volant.RunOn
+	}
+	return volant.RunAuto
+}
+
+// commandLocked makes a machine that runs the release's command.
+func (w *world) commandLocked(v uint64) volant.MachineID {
+	w.made++
+	w.commands[v]++
+	m := &machineState{Machine: deploy.Machine{
+		ID: volant.MachineID(fmt.Sprintf("c%04d", w.made)), Group: deploy.GroupCommand, Command: true, Release: v, Cordoned: true,
+		Run: volant.RunOn, State: volant.StateStarting, Acted: true, Created: time.Now(),
+	}}
+	w.machines[m.ID] = m
+	time.AfterFunc(time.Second, func() { w.change(func() { m.State, m.Since = volant.StateStarted, time.Now() }) })
+	time.AfterFunc(3*time.Second, func() {
+		w.change(func() {
+			m.State, m.Ended, m.EndedWell = volant.StateStopped, "it ended", !w.badCmd[v]
+		})
+	})
+	return m.ID
+}
+
+func (w *world) createLocked(v uint64, group string, replaces volant.MachineID, r volant.Region, run volant.Run, cordoned bool) volant.MachineID {
 	w.made++
 	m := &machineState{Machine: deploy.Machine{
-		ID: volant.MachineID(fmt.Sprintf("m%04d", w.made)), Region: r, Release: v, Replaces: replaces, Managed: true,
-		Run: run, Cordoned: run == volant.RunOn, State: volant.StateStarting, Acted: true, Created: time.Now(),
+		ID: volant.MachineID(fmt.Sprintf("m%04d", w.made)), Region: r, Group: group, Release: v, Replaces: replaces, Managed: true,
+		Run: run, Cordoned: cordoned, State: volant.StateStarting, Acted: true, Created: time.Now(), Changed: time.Now(),
 	}}
+	if n, bad := w.good[v]; bad {
+		m.bad = n <= 0
+		w.good[v] = max(0, n-1)
+		if n > 0 && w.good[v] == 0 {
+			w.good[v] = -1 // it had good ones, so that it may be made current
+		}
+	}
 	w.machines[m.ID] = m
 	w.bootLocked(m)
 	return m.ID
@@ -183,8 +267,9 @@ func (w *world) bootLocked(m *machineState) {
 	time.AfterFunc(time.Second+time.Duration(w.rnd.IntN(1000))*time.Millisecond, func() {
 		w.change(func() {
 			switch {
-			case !w.bad[m.Release]:
-				m.State, m.Ready = volant.StateStarted, true
+			case w.machines[m.ID] != m:
+			case !m.bad:
+				m.State, m.Ready, m.Since = volant.StateStarted, true, time.Now()
 			case m.Failures < 3:
 				if m.Failures++; m.Failures == 3 {
 					m.State, m.Reason = volant.StateFailed, "exit code 1"
@@ -208,33 +293,51 @@ func (w *world) change(f func()) {
 func (w *world) settleLocked() {
 	for _, id := range slices.Sorted(maps.Keys(w.machines)) {
 		m := w.machines[id]
+		if m.Command {
+			continue
+		}
 		if m.State == volant.StateStarted && m.Draining && m.conns == 0 {
 			m.State, m.Ready = volant.StateStopping, false
 			time.AfterFunc(200*time.Millisecond, func() {
-				w.change(func() { m.State, m.Draining = volant.StateStopped, false })
+				w.change(func() {
+					if m.State, m.Draining = volant.StateStopped, false; m.Run == volant.RunOn {
+						w.bootLocked(m)
+					}
+				})
 			})
 		}
 	}
-	w.routed = min(w.routed, len(w.routedLocked()))
+	for g := range w.groups {
+		w.routed[g] = min(w.routed[g], len(w.routedLocked(g)))
+	}
 }
 
-func (w *world) routedLocked() []*machineState {
+func (w *world) routedLocked(group string) []*machineState {
 	var out []*machineState
 	for _, id := range slices.Sorted(maps.Keys(w.machines)) {
-		if m := w.machines[id]; m.State == volant.StateStarted && !m.Cordoned && !m.Draining {
+		if m := w.machines[id]; m.State == volant.StateStarted && !m.Cordoned && !m.Draining && m.Group == group {
 			out = append(out, m)
 		}
 	}
 	return out
 }
 
-// deploy writes a release, and says its version.
-func (w *world) deploy(bad bool) uint64 {
+// deploy writes a release, and says its version. Change may be nil.
+func (w *world) deploy(bad bool, change func(*deploy.Release)) uint64 {
 	var v uint64
 	w.change(func() {
 		v = uint64(len(w.releases)) + 1
-		w.bad[v] = bad
-		w.releases = append(w.releases, deploy.Release{Version: v, Status: volant.ReleasePending, WaitTimeout: time.Minute})
+		if bad {
+			w.good[v] = 0
+		}
+		r := deploy.Release{Version: v, Status: volant.ReleasePending, WaitTimeout: time.Minute}
+		for _, g := range slices.Sorted(maps.Keys(w.groups)) {
+			r.Groups = append(r.Groups, deploy.Group{Name: g, Worker: worker(g)})
+		}
+		if change != nil {
+			change(&r)
+		}
+		w.releases = append(w.releases, r)
 	})
 	return v
 }
@@ -245,91 +348,146 @@ func (w *world) status(v uint64) volant.ReleaseStatus {
 	return w.releases[v-1].Status
 }
 
+// seeds are how many worlds are tried: more where VOLANT_SEEDS says so.
+func seeds() uint64 {
+	if n, err := strconv.ParseUint(os.Getenv("VOLANT_SEEDS"), 10, 32); err == nil {
+		return n
+	}
+	return 40
+}
+
 func TestManyDeploysHalfOfThemBroken(t *testing.T) {
-	for seed := range uint64(30) {
+	for seed := range seeds() {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) { manyDeploys(t, seed) })
 		})
 	}
 }
 
+var strategies = []string{"", volant.StrategyRolling, volant.StrategyCanary, volant.StrategyBlueGreen, volant.StrategyImmediate}
+
 func manyDeploys(t *testing.T, seed uint64) {
 	rnd := rand.New(rand.NewPCG(seed, 2))
 	w := newWorld(t, seed)
+	for _, g := range []string{"app", "api", "worker"}[:1+rnd.IntN(3)] {
+		w.groups[g] = 1 + rnd.IntN(4)
+	}
 	w.run(func() {
-		w.deploy(false)
+		w.deploy(false, nil)
 		time.Sleep(5 * time.Second)
-		serving := 1 + rnd.IntN(4)
+		all := 0
 		w.change(func() {
-			for range serving {
-				w.createLocked(1, "", "ams", volant.RunAuto)
+			for _, g := range slices.Sorted(maps.Keys(w.groups)) {
+				for range w.groups[g] {
+					all++
+					id := w.createLocked(1, g, "", "ams", volant.RunAuto, false)
+					w.machines[id].Run = w.ownRun(w.machines[id])
+				}
 			}
 		})
 		time.Sleep(5 * time.Second)
 		if rnd.IntN(3) == 0 {
-			w.room = serving + 1
+			w.room = all + len(w.groups)
 		}
 		want := uint64(1)
 		for range 6 {
-			w.change(func() { w.routed = len(w.routedLocked()) })
-			if w.routed != serving {
-				t.Fatalf("%d serve, want %d", w.routed, serving)
-			}
-			bad := rnd.IntN(2) == 0
-			v := w.deploy(bad)
+			w.change(func() {
+				for g, n := range w.groups {
+					if w.routed[g] = len(w.routedLocked(g)); w.routed[g] != n {
+						t.Fatalf("%d of group %s serve, want %d", w.routed[g], g, n)
+					}
+				}
+			})
+			strategy := strategies[rnd.IntN(len(strategies))]
+			bad := rnd.IntN(2) == 0 && strategy != volant.StrategyImmediate
+			v, fails := w.deployRandom(rnd, strategy, bad, all)
 			stay := rnd.IntN(2) == 0
 			for range 20 { // connections come and go
 				w.change(func() {
-					for _, m := range w.routedLocked() {
-						m.conns += rnd.IntN(3)
+					for g := range w.groups {
+						for _, m := range w.routedLocked(g) {
+							if !worker(g) {
+								m.conns += rnd.IntN(3)
+							}
+						}
 					}
-					for _, m := range w.machines {
+					for _, id := range slices.Sorted(maps.Keys(w.machines)) {
+						m := w.machines[id]
 						m.conns = max(0, m.conns-rnd.IntN(3))
 					}
 				})
 				time.Sleep(time.Duration(rnd.IntN(2000)) * time.Millisecond)
 			}
 			if !stay {
-				w.change(func() {
-					for _, m := range w.machines {
-						m.conns = 0
-					}
-				})
+				w.hangUp()
 			}
-			time.Sleep(3 * time.Minute)
-			w.change(func() {
-				for _, m := range w.machines {
-					m.conns = 0
-				}
-			})
-			time.Sleep(3 * time.Minute)
+			time.Sleep(5 * time.Minute)
+			w.hangUp()
+			time.Sleep(5 * time.Minute)
 			status := volant.ReleaseComplete
-			if bad {
+			if fails {
 				status = volant.ReleaseFailed
 			} else {
 				want = v
 			}
 			if got := w.status(v); got != status {
-				t.Fatalf("release %d is %s, want %s", v, got, status)
+				t.Fatalf("release %d (%s) is %s, want %s", v, strategy, got, status)
 			}
-			w.check(want, serving)
+			w.check(want, strategy)
+		}
+	})
+}
+
+// deployRandom deploys, and says whether the release is to fail.
+func (w *world) deployRandom(rnd *rand.Rand, strategy string, bad bool, all int) (v uint64, fails bool) {
+	command, good := rnd.IntN(4), rnd.IntN(all)
+	v = w.deploy(bad, func(r *deploy.Release) {
+		r.Strategy = strategy
+		if rnd.IntN(2) == 0 {
+			r.MaxUnavailable = []float64{0.1, 0.5, 0.9, 1, 2, 3}[rnd.IntN(6)]
+		}
+		if command < 2 {
+			r.Command = &deploy.ReleaseCommand{Timeout: time.Minute}
+			w.badCmd[r.Version] = bad && command == 1
+		}
+		// Some come to serve, and one later does not. Where there is no room for all, a bluegreen deploy goes
+		// over to those that serve.
+		if bad && rnd.IntN(2) == 0 && (strategy != volant.StrategyBlueGreen || w.room == 100) {
+			w.good[r.Version] = good
+		}
+	})
+	return v, bad
+}
+
+// hangUp ends all connections.
+func (w *world) hangUp() {
+	w.change(func() {
+		for _, m := range w.machines {
+			m.conns = 0
 		}
 	})
 }
 
 // check looks at the world after a deploy.
-func (w *world) check(current uint64, serving int) {
+func (w *world) check(current uint64, strategy string) {
 	w.t.Helper()
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.current != current {
 		w.t.Errorf("release %d is current, want %d", w.current, current)
 	}
-	if w.routed < serving {
-		w.t.Errorf("only %d machines served at one time, before there were %d", w.routed, serving)
+	for g, n := range w.groups {
+		if w.routed[g] < n && strategy != volant.StrategyImmediate {
+			w.t.Errorf("only %d machines of group %s served at one time (%s), before there were %d", w.routed[g], g, strategy, n)
+		}
+	}
+	for v, n := range w.commands {
+		if n != 1 {
+			w.t.Errorf("the command of release %d was run %d times", v, n)
+		}
 	}
 	for _, m := range w.machines {
-		if m.Release != current || m.State != volant.StateStarted || m.Cordoned || m.Draining {
+		if m.Release != current || m.State != volant.StateStarted || m.Cordoned || m.Draining || m.Run != w.ownRun(m) {
 			w.t.Errorf("left over: %+v", m)
 		}
 	}
@@ -339,11 +497,11 @@ func TestTheNextDeployWaitsForTheOneThatRuns(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, 3)
 		w.run(func() {
-			w.deploy(false)
+			w.deploy(false, nil)
 			time.Sleep(5 * time.Second)
-			w.change(func() { w.createLocked(1, "", "ams", volant.RunAuto) })
+			w.change(func() { w.createLocked(1, "app", "", "ams", volant.RunAuto, false) })
 			time.Sleep(5 * time.Second)
-			a, b, c := w.deploy(false), w.deploy(true), w.deploy(false)
+			a, b, c := w.deploy(false, nil), w.deploy(true, nil), w.deploy(false, nil)
 			for w.status(a) == volant.ReleasePending {
 				time.Sleep(time.Millisecond)
 			}

@@ -394,7 +394,7 @@ func (m *machine) bootFailed(ctx context.Context, err error) error {
 			r.State, r.Reason = volant.StateStopped, "its boot was called off"
 			return
 		}
-		if r.Failures++; r.Failures >= maxFailures {
+		if r.Failures++; r.Failures >= maxFailures || hopeless(err) {
 			r.State, r.Wanted = volant.StateFailed, false
 		}
 	})
@@ -409,6 +409,12 @@ func (m *machine) bootFailed(ctx context.Context, err error) error {
 	m.log.Warn("boot failed", "failures", r.Failures, "err", err)
 	m.because(why.Machine, "boot_failed", fmt.Sprintf("boot %d in a row failed: %v", r.Failures, err))
 	return nil
+}
+
+// hopeless says that another boot would end as this one did: the guest has no such program, or cannot run it.
+func hopeless(err error) bool {
+	var of *guest.Error
+	return errors.As(err, &of) && (of.Kind == guest.KindNotFound || of.Kind == guest.KindInvalid)
 }
 
 func (m *machine) setUp(vm, app bool) {

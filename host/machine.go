@@ -316,7 +316,7 @@ func (m *machine) haveLocked() volant.Have {
 		Machine: m.id, App: r.Machine.App, Node: m.h.cfg.Node, Epoch: m.h.cfg.Epoch, Seq: m.seq,
 		State: r.State, Generation: r.Generation, Since: r.Since, Draining: r.Draining,
 		Memory: m.h.ledger.heldMB(m.id), Boots: r.Boots, Exit: r.Exit, Reason: r.Reason,
-		Failures: r.Failures, Orphan: m.orphan, Cold: r.Mode != modeRestore, Life: r.Life,
+		Failures: r.Failures, Restarts: len(within(r.Restarts, time.Now())), Orphan: m.orphan, Cold: r.Mode != modeRestore, Life: r.Life,
 		IP: m.link.IP(), PrivateIP: m.link.Net.Addr6.Addr(),
 	}
 	if r.State == volant.StateStarted {

@@ -4,6 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
+	"strings"
 	"time"
 
 	volant "github.com/volant-edge/volant"
@@ -22,11 +25,17 @@ func (f *deployFleet) Observe(_ context.Context, id volant.AppID) (deploy.Observ
 	if !ok || a.Tombstone {
 		return deploy.Observation{}, volant.Errorf(volant.ErrNotFound, "app %s does not exist", id)
 	}
-	o := deploy.Observation{Now: time.Now(), Org: a.Org, Current: a.Release, Min: a.Scale.Least(), Primary: f.primary(a)}
+	o := deploy.Observation{Now: time.Now(), Org: a.Org, Current: a.Release, Primary: f.primary(a)}
+	current, ok := snap.Release(id, a.Release)
+	if !ok {
+		current = nil
+	}
 	for _, r := range snap.Releases(id) {
-		if !r.Tombstone {
-			o.Releases = append(o.Releases, deploy.ReleaseOf(r))
+		if r.Tombstone {
+			continue
 		}
+		def := r.Config.Group()
+		o.Releases = append(o.Releases, deploy.ReleaseOf(r, current, func(g string) volant.Scale { return a.ScaleOf(g, def) }))
 	}
 	for _, m := range snap.Machines(id) {
 		if m.Tombstone || m.Run == volant.RunDestroyed {
@@ -43,28 +52,31 @@ func (f *deployFleet) Observe(_ context.Context, id volant.AppID) (deploy.Observ
 
 // Apply is deploy's.
 func (f *deployFleet) Apply(ctx context.Context, app volant.AppID, step deploy.Step, term uint64) (volant.MachineID, error) {
-	const by = "deploy"
+	const by = deploy.Actor
 	switch step.Kind {
 	case deploy.Begin:
-		return "", f.release(ctx, app, step.Release, volant.ReleaseRunning, "")
+		return "", f.release(ctx, app, step.Release, func(r *volant.Release) { r.Status = volant.ReleaseRunning })
+	case deploy.Commanded:
+		return step.Machine, f.release(ctx, app, step.Release, func(r *volant.Release) { r.CommandDone = true })
 	case deploy.Complete:
 		// Who deploys may connect at once: complete means that the proxy listens.
 		if err := f.acts(ctx, f.cat.Snapshot().Rev); err != nil {
 			return "", err
 		}
-		return "", f.release(ctx, app, step.Release, volant.ReleaseComplete, "")
+		return "", f.release(ctx, app, step.Release, func(r *volant.Release) { r.Status = volant.ReleaseComplete })
 	case deploy.Fail:
-		return "", f.release(ctx, app, step.Release, volant.ReleaseFailed, step.Text)
+		reason := f.reason(ctx, step)
+		return "", f.release(ctx, app, step.Release, func(r *volant.Release) { r.Status, r.Reason = volant.ReleaseFailed, reason })
+	case deploy.Command:
+		return f.createCommand(ctx, app, step, term)
 	case deploy.Create:
 		return f.createFor(ctx, app, step, term)
-	case deploy.Switch:
-		_, rev, err := store.Update(ctx, f.store, by, volant.RecordKey(volant.KindApp, app, string(app)), func(a *volant.App) error {
-			a.Release = step.Release
-			return nil
-		})
-		return "", f.wait(ctx, rev, err)
+	case deploy.Switch, deploy.Revert:
+		return "", f.makeCurrent(ctx, app, step)
 	case deploy.Route:
-		return step.Machine, f.edit(ctx, app, step.Machine, by, func(m *volant.Machine) { m.Cordoned, m.Run = false, volant.RunAuto })
+		return step.Machine, f.edit(ctx, app, step.Machine, by, func(m *volant.Machine) { m.Cordoned, m.Run = false, ownRun(m) })
+	case deploy.Restore:
+		return step.Machine, f.restore(ctx, app, step, term)
 	case deploy.Drain:
 		if err := f.edit(ctx, app, step.Machine, by, func(m *volant.Machine) { m.Cordoned, m.Run = true, volant.RunAuto }); err != nil {
 			return step.Machine, err
@@ -80,35 +92,163 @@ func (f *deployFleet) Apply(ctx context.Context, app volant.AppID, step deploy.S
 	return "", fmt.Errorf("step %q is not known", step.Kind)
 }
 
-func (f *deployFleet) release(ctx context.Context, app volant.AppID, version uint64, st volant.ReleaseStatus, reason string) error {
-	r, ok := f.cat.Snapshot().Release(app, version)
-	if !ok {
-		return volant.Errorf(volant.ErrNotFound, "release %d of app %s does not exist", version, app)
+// ownRun is how a machine runs when nobody asks for anything else: one without services is not woken by a
+// connection.
+func ownRun(m *volant.Machine) volant.Run {
+	if len(m.Config.Services) == 0 {
+		return volant.RunOn
 	}
-	_, rev, err := store.Update(ctx, f.store, "deploy", r.Key(), func(r *volant.Release) error {
-		r.Status, r.Reason = st, reason
+	return volant.RunAuto
+}
+
+func (f *deployFleet) release(ctx context.Context, app volant.AppID, version uint64, fn func(*volant.Release)) error {
+	_, rev, err := store.Update(ctx, f.store, deploy.Actor, releaseKey(app, version), func(r *volant.Release) error {
+		fn(r)
 		return nil
 	})
 	return f.wait(ctx, rev, err)
 }
 
+func releaseKey(app volant.AppID, version uint64) string {
+	return volant.RecordKey(volant.KindRelease, app, fmt.Sprintf("%010d", version))
+}
+
+// makeCurrent makes the release the app's current one or, where it is reverted, the one before it; the release's
+// own record says so in the same commit.
+func (f *deployFleet) makeCurrent(ctx context.Context, app volant.AppID, step deploy.Step) error {
+	var before uint64
+	reason := ""
+	if step.Kind == deploy.Revert {
+		r, ok := f.cat.Snapshot().Release(app, step.Release)
+		if !ok {
+			return volant.Errorf(volant.ErrNotFound, "release %d of app %s does not exist", step.Release, app)
+		}
+		before, reason = r.Previous, f.reason(ctx, step)
+	} else if a, ok := f.cat.Snapshot().App(app); ok {
+		before = a.Release
+	}
+	rev, err := store.Apply(ctx, f.store, deploy.Actor,
+		store.Edit(volant.RecordKey(volant.KindApp, app, string(app)), func(a *volant.App) error {
+			if step.Kind == deploy.Revert {
+				a.Release = before
+			} else {
+				a.Release = step.Release
+			}
+			return nil
+		}),
+		store.Edit(releaseKey(app, step.Release), func(r *volant.Release) error {
+			if step.Kind == deploy.Revert {
+				r.Status, r.Reason = volant.ReleaseFailed, reason
+			} else if before != step.Release {
+				r.Previous = before
+			}
+			return nil
+		}))
+	return f.wait(ctx, rev, err)
+}
+
+// restore has a machine that was drained take connections again; one that is to wake is on until it serves.
+func (f *deployFleet) restore(ctx context.Context, app volant.AppID, step deploy.Step, term uint64) error {
+	err := f.edit(ctx, app, step.Machine, deploy.Actor, func(m *volant.Machine) {
+		if m.Cordoned, m.Run = false, ownRun(m); step.Wake {
+			m.Run = volant.RunOn
+		}
+	})
+	if err != nil {
+		return err
+	}
+	err = f.host.Drain(ctx, step.Machine, host.Drain{Term: term, By: deploy.Actor})
+	if errors.Is(err, volant.ErrPrecondition) {
+		return nil // asleep: there is no drain to clear
+	}
+	return err
+}
+
+const lastLines = 5 // of a failed machine's log that the reason of its release shows
+
+// reason is why a release failed, with the last that the machine at fault said.
+func (f *deployFleet) reason(ctx context.Context, step deploy.Step) string {
+	if step.Machine == "" {
+		return step.Text
+	}
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	lines, err := f.tail(ctx, step.Machine, lastLines)
+	if err != nil || len(lines) == 0 {
+		return step.Text
+	}
+	return step.Text + "; its last lines: " + strings.Join(lines, " | ")
+}
+
+// tail is the last lines that a machine's program wrote.
+func (f *deployFleet) tail(ctx context.Context, id volant.MachineID, n int) ([]string, error) {
+	var out []string
+	err := f.host.Logs(ctx, id, 4*n, false, func(l host.LogLine) error {
+		if text := strings.TrimSpace(l.Text); text != "" {
+			out = append(out, text[:min(len(text), 200)])
+		}
+		return nil
+	})
+	return out[max(0, len(out)-n):], err
+}
+
 // createFor makes a machine of a release that is not routed yet.
 func (f *deployFleet) createFor(ctx context.Context, app volant.AppID, step deploy.Step, term uint64) (volant.MachineID, error) {
-	snap := f.cat.Snapshot()
-	a, ok := snap.App(app)
-	if !ok || a.Tombstone {
-		return "", volant.Errorf(volant.ErrNotFound, "app %s does not exist", app)
+	a, r, err := f.appRelease(app, step.Release)
+	if err != nil {
+		return "", err
 	}
-	r, ok := snap.Release(app, step.Release)
-	if !ok {
-		return "", volant.Errorf(volant.ErrNotFound, "release %d of app %s does not exist", step.Release, app)
+	groups := groupsOfRelease(a, r)
+	i := slices.IndexFunc(groups, func(g group) bool { return g.name == step.Group })
+	if i < 0 {
+		return "", volant.Errorf(volant.ErrPrecondition, "release %d has no process group %s", step.Release, step.Group)
 	}
-	m := f.newMachine(a, r.Config.Group(), mold{r.Version, r.Image, r.Config}, volant.RunOn)
+	m := f.newMachine(a, step.Group, groups[i].mold, volant.RunOn)
 	m.Cordoned = true
 	if step.Replaces != "" {
 		m.Config.Metadata[deploy.MetadataReplaces] = string(step.Replaces)
 	}
-	return volant.MachineID(m.ID), f.create(ctx, m, "deploy", term)
+	return volant.MachineID(m.ID), f.create(ctx, m, deploy.Actor, term)
+}
+
+func (f *deployFleet) appRelease(app volant.AppID, version uint64) (*volant.App, *volant.Release, error) {
+	snap := f.cat.Snapshot()
+	a, ok := snap.App(app)
+	if !ok || a.Tombstone {
+		return nil, nil, volant.Errorf(volant.ErrNotFound, "app %s does not exist", app)
+	}
+	r, ok := snap.Release(app, version)
+	if !ok {
+		return nil, nil, volant.Errorf(volant.ErrNotFound, "release %d of app %s does not exist", version, app)
+	}
+	return a, r, nil
+}
+
+// createCommand makes the machine that runs a release's command: it has no services, and its program runs once.
+func (f *deployFleet) createCommand(ctx context.Context, app volant.AppID, step deploy.Step, term uint64) (volant.MachineID, error) {
+	a, r, err := f.appRelease(app, step.Release)
+	if err != nil {
+		return "", err
+	}
+	if r.Command == nil {
+		return "", volant.Errorf(volant.ErrPrecondition, "release %d has no command", step.Release)
+	}
+	cfg := r.Config
+	cfg.Services, cfg.Checks, cfg.Metrics, cfg.Schedule, cfg.AutoDestroy = nil, nil, nil, "", false
+	cfg.Restart = volant.Restart{Policy: volant.RestartNo}
+	cfg.Init.Exec, cfg.Init.Cmd = nil, r.Command.Cmd
+	cfg.Env = maps.Clone(cfg.Env)
+	if cfg.Env == nil {
+		cfg.Env = map[string]string{}
+	}
+	cfg.Env["RELEASE_COMMAND"] = "1"
+	if r.Command.Guest != (volant.Guest{}) {
+		cfg.Guest = r.Command.Guest
+	}
+	m := f.newMachine(a, deploy.GroupCommand, mold{r.Version, r.Image, cfg}, volant.RunOn)
+	m.Cordoned = true
+	delete(m.Config.Metadata, volant.MetadataManaged)
+	return volant.MachineID(m.ID), f.create(ctx, m, deploy.Actor, term)
 }
 
 func (f *fleet) edit(ctx context.Context, app volant.AppID, id volant.MachineID, by string, fn func(*volant.Machine)) error {

@@ -100,6 +100,9 @@ func MachineOf(m *volant.Machine, have *volant.Have, now time.Time) Machine {
 	out.State, out.Since = stateOf(have), have.Since
 	out.Acted = have.Generation >= m.Generation
 	out.Draining, out.Failures = have.Draining, have.Failures
+	if have.State == volant.StateFailed { // another boot would not help
+		out.Failures = max(out.Failures, brokenAfter)
+	}
 	if out.State == Serving {
 		for _, c := range have.Checks {
 			out.Failing = out.Failing || c.Status == volant.CheckCritical

@@ -77,6 +77,9 @@ func (p *planner) dismiss() {
 	})
 	own, ownIn := 0, map[volant.Region]int{}
 	for _, m := range p.ms {
+		if m.Blocked {
+			return // one that is being made may be there twice: as it will be, and as it is already
+		}
 		if m.Managed && m.Run == volant.RunOn && !p.foreign(m) {
 			own++
 			ownIn[m.Region]++

@@ -20,6 +20,7 @@ import (
 	"net/netip"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -76,8 +77,10 @@ type Platform struct {
 	links  links
 	kill   context.CancelFunc // of the proxy
 
-	mu     sync.Mutex // guards guests
+	mu     sync.Mutex // guards the fields below
 	guests map[string]*Guest
+	left   int
+	goods  map[string]bool
 }
 
 // New starts a platform. It must be called in a synctest bubble, and Close before the bubble ends.
@@ -328,6 +331,12 @@ func (p *Platform) app(ctx context.Context, fg *fake.Guest) guest.Exit {
 	if fg.Config().Args[0] == "broken" {
 		return guest.Exit{Code: 1}
 	}
+	if args := fg.Config().Args; len(args) > 2 && args[1] == "exit" {
+		return p.leave(ctx, fg, args[2])
+	}
+	if !p.good(fg) {
+		return guest.Exit{Code: 9}
+	}
 	if fg.Config().Args[0] == "crashing" {
 		select {
 		case <-ctx.Done():
@@ -363,6 +372,51 @@ func (p *Platform) app(ctx context.Context, fg *fake.Guest) guest.Exit {
 			_ = c.Close()
 		}()
 	}
+}
+
+// leave is a program that ends after a second with the code it is told. "never" does not end.
+func (p *Platform) leave(ctx context.Context, fg *fake.Guest, code string) guest.Exit {
+	if code == "never" {
+		<-ctx.Done()
+		return guest.Exit{Signal: 2}
+	}
+	select {
+	case <-ctx.Done():
+	case <-time.After(time.Second):
+	}
+	n, err := strconv.Atoi(code)
+	if err != nil {
+		n = 99
+	}
+	fg.Log("stderr", "leaving with "+code)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.left++
+	return guest.Exit{Code: n}
+}
+
+// Left is how many programs ended as they were told.
+func (p *Platform) Left() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.left
+}
+
+// good says whether the machine is among the first that its environment's GOOD lets serve.
+func (p *Platform) good(fg *fake.Guest) bool {
+	most, err := strconv.Atoi(fg.Config().Env["GOOD"])
+	if err != nil {
+		return true
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.goods == nil {
+		p.goods = map[string]bool{}
+	}
+	if len(p.goods) < most {
+		p.goods[fg.VM()] = true
+	}
+	return p.goods[fg.VM()]
 }
 
 type writer struct{ t testing.TB }
