@@ -179,6 +179,9 @@ func (s *Server) getWhy(w http.ResponseWriter, c *call) error {
 		return volant.Errorf(volant.ErrNotFound, "%q is no app, no machine and no connection on record", what).
 			WithRemedy("connections are kept in memory for a while only; see `volant apps list` for the apps")
 	}
+	if recs == nil {
+		recs = []why.Record{}
+	}
 	reply(w, http.StatusOK, recs)
 	return nil
 }

@@ -17,8 +17,9 @@ func newMachine(g *globals) *cobra.Command {
 	cmd := &cobra.Command{Use: "machine", Short: "Look at machines and act on them", Aliases: []string{"machines", "m"}}
 	cmd.AddCommand(
 		newMachineList(g), newMachineStatus(g), newMachineExec(g), newMachineDestroy(g),
+		newMachineUpdate(g), newMachineClone(g), newMachineSignal(g), newMachineVersions(g), newMachineLeases(g),
+		newMachineStop(g),
 		machineAction(g, "start", "Wake a machine", string(volant.StateStarted)),
-		machineAction(g, "stop", "Stop a machine; the next connection wakes it where its app wakes", string(volant.StateStopped)),
 		machineAction(g, "suspend", "Suspend a machine to disk", string(volant.StateSuspended)),
 		machineAction(g, "restart", "Restart a machine's process in place", string(volant.StateStarted)),
 		machineAction(g, "cordon", "Take a machine out of routing", ""),
