@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"hash/crc32"
 	"io"
+	"iter"
 	"os"
 	"path/filepath"
 	"slices"
@@ -23,6 +24,23 @@ type file struct {
 	seq   uint64
 	f     *os.File
 	size  int64
+	// index says where the records of each segment lie, oldest first, so that a query reads only those it
+	// may select.
+	index [2][]place
+}
+
+// place is where a record lies in its segment, and whom it is of.
+type place struct {
+	off          int64
+	size         int32
+	machine, app uint32 // hashes
+}
+
+// hash is for the index: what it confuses a query tells apart.
+func hash[T ~string](s T) uint32 { return crc32.Checksum([]byte(s), castagnoli) }
+
+func placeOf(r Record, off int64, size int) place {
+	return place{off: off, size: int32(size), machine: hash(r.Machine), app: hash(r.App)}
 }
 
 const (
@@ -47,6 +65,15 @@ func openFile(dir, kind string, most int64) (*file, error) {
 	}
 	if f.seq == 0 {
 		return f, f.begin(0)
+	}
+	for i := range f.paths {
+		b, err := os.ReadFile(f.paths[i])
+		if err != nil && !errors.Is(err, os.ErrNotExist) {
+			return nil, err
+		}
+		for at, r := range decode(b) {
+			f.index[i] = append(f.index[i], placeOf(r, at.off, at.size))
+		}
 	}
 	return f, f.resume()
 }
@@ -108,7 +135,7 @@ func (f *file) begin(i int) error {
 	if err != nil {
 		return err
 	}
-	f.f, f.now, f.size = h, i, 0
+	f.f, f.now, f.size, f.index[i] = h, i, 0, nil
 	f.seq++
 	return f.append([]byte(header + strconv.FormatUint(f.seq, 10) + "\n"))
 }
@@ -141,25 +168,56 @@ func (f *file) write(recs []Record) error {
 				return err
 			}
 		}
+		if len(line) > 0 {
+			f.index[f.now] = append(f.index[f.now], placeOf(r, f.size+int64(len(out)), len(line)))
+		}
 		out = append(out, line...)
 	}
 	return f.append(out)
 }
 
-// read returns the records that q selects, newest first.
+// read returns the newest records that q selects, newest first.
 func (f *file) read(q Query) ([]Record, error) {
 	var out []Record
 	for _, i := range []int{f.now, 1 - f.now} {
-		b, err := os.ReadFile(f.paths[i])
-		if err != nil && !errors.Is(err, os.ErrNotExist) {
+		found, err := f.segment(i, q, q.limit()-len(out))
+		if err != nil {
 			return nil, err
 		}
-		recs := decode(b)
-		slices.Reverse(recs)
-		for _, r := range recs {
-			if q.Match(r) {
-				out = append(out, r)
+		out = append(out, found...)
+	}
+	return out, nil
+}
+
+// segment returns at most n records of a segment that q selects, newest first.
+func (f *file) segment(i int, q Query, n int) (out []Record, err error) {
+	machine, app := hash(q.Machine), hash(q.App)
+	var h *os.File
+	defer func() {
+		if h != nil {
+			err = errors.Join(err, h.Close())
+		}
+	}()
+	for _, p := range slices.Backward(f.index[i]) {
+		if len(out) >= n {
+			break
+		}
+		if q.Machine != "" && p.machine != machine || q.App != "" && p.app != app {
+			continue
+		}
+		if h == nil {
+			if h, err = os.Open(f.paths[i]); errors.Is(err, os.ErrNotExist) {
+				return out, nil
+			} else if err != nil {
+				return nil, err
 			}
+		}
+		line := make([]byte, p.size)
+		if _, err := h.ReadAt(line, p.off); err != nil && !errors.Is(err, io.EOF) {
+			return nil, err
+		}
+		if r, ok := decodeLine(line); ok && q.Match(r) {
+			out = append(out, r)
 		}
 	}
 	return out, nil
@@ -180,22 +238,34 @@ func encode(r Record) []byte {
 	return fmt.Appendf(nil, "%08x %s\n", crc32.Checksum(b, castagnoli), b)
 }
 
-// decode reads the records of a segment, oldest first, and skips what does not check.
-func decode(b []byte) []Record {
-	var out []Record
-	for line := range bytes.Lines(b) {
-		line, whole := bytes.CutSuffix(line, []byte("\n"))
-		if !whole || len(line) < 10 || len(line) > maxLine || line[8] != ' ' {
-			continue
-		}
-		sum, err := strconv.ParseUint(string(line[:8]), 16, 32)
-		if err != nil || uint32(sum) != crc32.Checksum(line[9:], castagnoli) {
-			continue
-		}
-		var r Record
-		if json.Unmarshal(line[9:], &r) == nil {
-			out = append(out, r)
+// line is where a record's line lies.
+type line struct {
+	off  int64
+	size int
+}
+
+// decode yields the records of a segment, oldest first, and skips what does not check.
+func decode(b []byte) iter.Seq2[line, Record] {
+	return func(yield func(line, Record) bool) {
+		off := int64(0)
+		for l := range bytes.Lines(b) {
+			at := line{off: off, size: len(l)}
+			off += int64(len(l))
+			if r, ok := decodeLine(l); ok && !yield(at, r) {
+				return
+			}
 		}
 	}
-	return out
+}
+
+func decodeLine(b []byte) (r Record, ok bool) {
+	b, whole := bytes.CutSuffix(b, []byte("\n"))
+	if !whole || len(b) < 10 || len(b) > maxLine || b[8] != ' ' {
+		return r, false
+	}
+	sum, err := strconv.ParseUint(string(b[:8]), 16, 32)
+	if err != nil || uint32(sum) != crc32.Checksum(b[9:], castagnoli) {
+		return r, false
+	}
+	return r, json.Unmarshal(b[9:], &r) == nil
 }
