@@ -124,6 +124,7 @@ func measures() []measure {
 		{[]string{"deploys_closed_by_us", "deploys_refused", "deploys_wrong_release_served"}, 15 * time.Minute, deploys},
 		{[]string{"restart_survivors", "restart_slots_apart"}, 10 * time.Minute, outlive},
 		{[]string{"tcp_bulk", "tcp_conns"}, 10 * time.Minute, plain},
+		{[]string{"api_reads", "api_read_p99", "api_writes"}, 5 * time.Minute, apiSpeed},
 		{[]string{"go_test"}, 10 * time.Minute, goTest},
 	}
 }

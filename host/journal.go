@@ -74,6 +74,7 @@ func openJournal(dir string, crash func(point, when string)) (*journal, error) {
 	if err := os.MkdirAll(j.machines(), 0o700); err != nil {
 		return nil, fmt.Errorf("open journal: %w", err)
 	}
+	atomicfile.Sweep(j.machines())
 	b, err := atomicfile.ReadChecked(j.termsFile(), maxRecord)
 	switch {
 	case errors.Is(err, os.ErrNotExist):
@@ -102,7 +103,7 @@ func (j *journal) save(p point, r *record) error {
 	if err != nil {
 		return fmt.Errorf("record %s: %w", p, err)
 	}
-	if err := atomicfile.WriteChecked(j.file(volant.MachineID(r.Machine.ID)), b, 0o600); err != nil {
+	if err := atomicfile.WriteAmong(j.file(volant.MachineID(r.Machine.ID)), b, 0o600); err != nil {
 		return fmt.Errorf("record %s: %w", p, err)
 	}
 	j.crash(string(p), After)

@@ -39,10 +39,13 @@ func (m machines) Logs(ctx context.Context, id volant.MachineID, tail int, follo
 	})
 }
 
-// Place reserves room for a machine made by hand.
+// Place reserves room for a machine made by hand, unless it begins asleep: such a one needs none.
 func (m machines) Place(ctx context.Context, rec *volant.Machine) (volant.NodeID, error) {
 	if rec.Region != m.f.region {
 		return "", volant.Errorf(volant.ErrNoCapacity, "region %q has no server", rec.Region).WithRemedy("use %q", m.f.region)
+	}
+	if rec.Launch == volant.LaunchRest {
+		return m.f.node, nil
 	}
 	err := m.f.host.Reserve(ctx, host.Reservation{ID: volant.MachineID(rec.ID), App: rec.App, Org: rec.Org, Guest: rec.Config.Guest})
 	return m.f.node, err

@@ -6,7 +6,7 @@
 //   - When Write returns nil, file and name are on disk (file and directory fsynced).
 //   - A reader of a checked file gets exactly what was written, or ErrDamaged.
 //   - A temporary file that a crash left behind starts with ".tmp-"; the next Write of the same
-//     name in the directory removes it.
+//     name in the directory removes it, or Sweep.
 package atomicfile
 
 import (
@@ -29,14 +29,19 @@ const magic = "volant-checked-1 sha256:"
 const headLen = len(magic) + 2*sha256.Size + 1
 
 // Write replaces the file at path by data, with exactly the permissions perm.
-func Write(path string, data []byte, perm os.FileMode) (err error) {
+func Write(path string, data []byte, perm os.FileMode) error {
 	dir, name := filepath.Split(path)
 	if dir == "" {
 		dir = "."
 	}
-	prefix := ".tmp-" + name + "-"
-	sweep(dir, prefix)
-	f, err := os.CreateTemp(dir, prefix)
+	sweep(dir, tmp+name+"-")
+	return write(dir, name, data, perm)
+}
+
+const tmp = ".tmp-"
+
+func write(dir, name string, data []byte, perm os.FileMode) (err error) {
+	f, err := os.CreateTemp(dir, tmp+name+"-")
 	if err != nil {
 		return err
 	}
@@ -57,11 +62,21 @@ func Write(path string, data []byte, perm os.FileMode) (err error) {
 	if err = f.Close(); err != nil {
 		return err
 	}
-	if err = os.Rename(f.Name(), path); err != nil {
+	if err = os.Rename(f.Name(), filepath.Join(dir, name)); err != nil {
 		return err
 	}
 	return SyncDir(dir)
 }
+
+// WriteAmong is WriteChecked in a directory of many files, which it does not look through: its owner has
+// done Sweep at the start.
+func WriteAmong(path string, data []byte, perm os.FileMode) error {
+	dir, name := filepath.Split(path)
+	return write(filepath.Clean(dir), name, Seal(data), perm)
+}
+
+// Sweep removes all temporary files that a crash left behind in dir. Nobody may write there.
+func Sweep(dir string) { sweep(dir, tmp) }
 
 // sweep removes temporary files that a crash left behind. It is best effort: what stays is only litter.
 // Two writers of one name at the same time are not supported, and the loser fails its rename.

@@ -111,3 +111,25 @@ func FuzzUnseal(f *testing.F) {
 		}
 	})
 }
+
+func TestSweepRemovesWhatWriteAmongMayLeave(t *testing.T) {
+	dir := t.TempDir()
+	litter := filepath.Join(dir, ".tmp-other-123")
+	if err := os.WriteFile(litter, []byte("half"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := atomicfile.WriteAmong(filepath.Join(dir, "f"), []byte("content"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	got, err := atomicfile.ReadChecked(filepath.Join(dir, "f"), 100)
+	if err != nil || string(got) != "content" {
+		t.Fatalf("read %q, %v; want content", got, err)
+	}
+	if _, err := os.Stat(litter); err != nil {
+		t.Fatalf("the litter of another file: %v, want it there until Sweep", err)
+	}
+	atomicfile.Sweep(dir)
+	if names, err := os.ReadDir(dir); err != nil || len(names) != 1 {
+		t.Errorf("directory holds %v, %v; want only the file", names, err)
+	}
+}
