@@ -1,6 +1,10 @@
 package volant
 
-import "time"
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"time"
+)
 
 // Kind names a kind of intent record. It is the first part of the record's key.
 type Kind string
@@ -144,4 +148,19 @@ type Lease struct {
 	Description string    `json:"description,omitempty"`
 	Expires     time.Time `json:"expires_at"`
 	Version     string    `json:"version"` // ULID
+}
+
+// Image is a tag of the servers' own registry. Its ID is ImageID; it belongs to no app.
+type Image struct {
+	Meta
+	Repository string `json:"repository"` // without the organization
+	Tag        string `json:"tag"`
+	Digest     Digest `json:"digest"` // of a manifest, or of an index of manifests
+	Size       int64  `json:"size"`   // of the blobs it names
+}
+
+// ImageID is the ID of a tag's record: the same for the same name, and free of characters that keys have.
+func ImageID(org OrgID, repository, tag string) string {
+	sum := sha256.Sum256([]byte(string(org) + "/" + repository + ":" + tag))
+	return hex.EncodeToString(sum[:16])
 }

@@ -358,6 +358,21 @@ type ResolveImage struct {
 	OrgSlug string        `json:"org_slug,omitempty"` // who may use it; the token's organization
 }
 
+// ImageList answers GET /v1/images.
+type ImageList struct {
+	Images []Image `json:"images"`
+}
+
+// Image is a tag of the server's own registry.
+type Image struct {
+	Name      string    `json:"name"` // ORGANIZATION/REPOSITORY
+	Tag       string    `json:"tag"`
+	Digest    string    `json:"digest"`
+	Size      int64     `json:"size"` // bytes of the blobs it names
+	UpdatedAt time.Time `json:"updated_at"`
+	Actor     string    `json:"actor"` // name of the token that pushed it last
+}
+
 // RegistryAuth is the right to pull from one registry. The server forgets it with the request.
 type RegistryAuth struct {
 	Username      string `json:"username,omitempty"`

@@ -63,6 +63,8 @@ func (n *next) put(rec volant.Record) {
 		n.app(r.App).secrets = r
 	case *volant.Lease:
 		n.putLease(r)
+	case *volant.Image:
+		n.images = n.images.with(r.ID, r)
 	}
 }
 
@@ -101,6 +103,8 @@ func (n *next) drop(rec volant.Record) {
 		n.addresses = n.addresses.without(r.ID)
 	case *volant.Certificate:
 		n.certs = n.certs.without(r.ID)
+	case *volant.Image:
+		n.images = n.images.without(r.ID)
 	case *volant.Secrets:
 		n.app(r.App).secrets = nil
 		n.tidy(r.App)
@@ -223,7 +227,9 @@ func (n *next) byKey(key string) volant.Record {
 				}
 			}
 		}
-	case volant.KindImage, volant.KindAppName, volant.KindLease:
+	case volant.KindImage:
+		return found(n.images.get(id))
+	case volant.KindAppName, volant.KindLease:
 	}
 	return nil
 }

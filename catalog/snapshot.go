@@ -22,6 +22,7 @@ type Snapshot struct {
 	haves     table[volant.MachineID, *volant.Have]
 	owner     table[volant.MachineID, volant.AppID]
 	leases    table[volant.MachineID, *volant.Lease]
+	images    table[string, *volant.Image]
 	onNode    table[volant.NodeID, table[volant.MachineID, *volant.Machine]]
 }
 
@@ -98,6 +99,26 @@ func (s *Snapshot) Orgs() iter.Seq2[volant.OrgID, *volant.Org] { return s.orgs.a
 
 // Address returns an address given to one app alone, be it a tombstone.
 func (s *Snapshot) Address(ip string) (*volant.Address, bool) { return s.addresses.get(ip) }
+
+// Image returns a live tag of the servers' own registry.
+func (s *Snapshot) Image(org volant.OrgID, repository, tag string) (*volant.Image, bool) {
+	i, ok := s.images.get(volant.ImageID(org, repository, tag))
+	if !ok || i.Tombstone {
+		return nil, false
+	}
+	return i, true
+}
+
+// Images are the live tags of the servers' own registry, in no order.
+func (s *Snapshot) Images() iter.Seq[*volant.Image] {
+	return func(yield func(*volant.Image) bool) {
+		for _, i := range s.images.all() {
+			if !i.Tombstone && !yield(i) {
+				return
+			}
+		}
+	}
+}
 
 // Certificate returns who has a host name, be it a tombstone.
 func (s *Snapshot) Certificate(hostname string) (*volant.Certificate, bool) {

@@ -68,6 +68,13 @@ type Images interface {
 	Prepare(ctx context.Context, d volant.Digest, progress func(phase string, done, total int64)) error
 }
 
+// Registry serves /v2/, what `docker push` speaks to.
+type Registry interface {
+	Serve(w http.ResponseWriter, r *http.Request, who RegistryCaller)
+	// Unauthorized answers who is not known, in the way that Docker's tools understand.
+	Unauthorized(w http.ResponseWriter, err error)
+}
+
 // Reasons answers why.
 type Reasons interface {
 	Query(ctx context.Context, q why.Query) ([]why.Record, error)
@@ -93,12 +100,13 @@ type Sealer interface {
 	Digest(aad string, plain []byte) string
 }
 
-// Deps are the rooms and tools the API needs; all are required but Log.
+// Deps are the rooms and tools the API needs; all are required but Registry and Log.
 type Deps struct {
 	Store     store.Store
 	Catalog   *catalog.Catalog
 	Machines  Machines
 	Images    Images
+	Registry  Registry // nil: none
 	Reasons   Reasons
 	Traffic   Traffic
 	Addresses Addresses
@@ -166,6 +174,8 @@ func (s *Server) routes() {
 	for _, r := range s.Routes() {
 		s.mux.HandleFunc(r.Method+" "+r.Path, s.handle(scope(r.Scope), r.handle))
 	}
+	s.mux.HandleFunc("/v2", s.registry)
+	s.mux.HandleFunc("/v2/", s.registry)
 	s.mux.HandleFunc("/", s.handle(scopeRead, func(_ http.ResponseWriter, c *call) error {
 		return volant.Errorf(volant.ErrNotFound, "%s %s is not part of the API", c.r.Method, c.r.URL.Path).
 			WithRemedy("the API is under /v1; see the guide")

@@ -75,7 +75,7 @@ func (s *Server) resolveImage(w http.ResponseWriter, c *call) error {
 	if in.OrgSlug != "" {
 		org = volant.OrgID(in.OrgSlug)
 	}
-	if err := c.grant(org, ""); err != nil {
+	if err := c.grant(org, c.who.app); err != nil {
 		return err
 	}
 	p := Pull{Ref: in.Image, Org: org, Anywhere: c.who.org == AnyOrg}

@@ -36,6 +36,8 @@ func (s *Server) releaseRoutes() []Route {
 
 		at("HEAD /v1/blobs/{digest}", scopeDeploy, "blob.has", s.hasBlob, "Ask whether a blob is here", nil, empty(http.StatusOK)),
 		at("PUT /v1/blobs/{digest}", scopeDeploy, "blob.put", s.putBlob, "Upload a blob of an image", Bytes{}, empty(http.StatusCreated)),
+		at("GET /v1/images", scopeRead, "image.list", s.listImages, "List the tags of the server's own registry", nil, ok(api.ImageList{}),
+			query("org_slug", "string", "only those of this organization")),
 		at("POST /v1/images/resolve", scopeDeploy, "image.resolve", s.resolveImage, "Pull an image from a registry", api.ResolveImage{}, stream(api.Progress{})),
 		at("POST /v1/images/{digest}/prepare", scopeDeploy, "image.prepare", s.prepareImage, "Build the root disk of an uploaded image", nil, stream(api.Progress{})),
 	}

@@ -206,7 +206,7 @@ func TestFullDisk(t *testing.T) {
 	// little packed, 100 MiB unpacked: it is found out while it is written.
 	big := packed(t, ociarchive.Zstd, imagetest.File("big", strings.Repeat("zeros", 20<<20)))
 	_, err = s.Rootfs(t.Context(), load(t, s, big))
-	refused(t, dir, err, "no disk space", digestOf(big))
+	refused(t, dir, err, "no disk space", DigestOf(big))
 	if !errors.Is(err, volant.ErrNoCapacity) {
 		t.Errorf("error %v is not of the kind ErrNoCapacity", err)
 	}

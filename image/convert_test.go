@@ -49,14 +49,14 @@ func TestRefusedImages(t *testing.T) {
 			layer := packed(t, ociarchive.Gzip, tt.entries...)
 			_, err := s.Rootfs(t.Context(), load(t, s, layer))
 			refused(t, dir, err, tt.want, layer.DiffID.Hex[:0])
-			if !strings.Contains(err.Error(), digestOf(layer)) {
-				t.Errorf("%v: does not name the layer %s", err, digestOf(layer))
+			if !strings.Contains(err.Error(), DigestOf(layer)) {
+				t.Errorf("%v: does not name the layer %s", err, DigestOf(layer))
 			}
 		})
 	}
 }
 
-func digestOf(l ociarchive.Layer) string {
+func DigestOf(l ociarchive.Layer) string {
 	files, _, err := ociarchive.Image{Layers: []ociarchive.Layer{l}}.Files()
 	if err != nil {
 		panic(err)
@@ -116,7 +116,7 @@ func TestDamagedLayers(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			s, dir := open(t, image.Config{})
 			_, err := s.Rootfs(t.Context(), load(t, s, tt.layer))
-			refused(t, dir, err, tt.want, digestOf(tt.layer))
+			refused(t, dir, err, tt.want, DigestOf(tt.layer))
 		})
 	}
 }
@@ -125,7 +125,7 @@ func TestLayerDamagedOnDiskIsRemoved(t *testing.T) {
 	s, dir := open(t, image.Config{})
 	layer := packed(t, ociarchive.Gzip, imagetest.File("a", strings.Repeat("x", 5000)))
 	d := load(t, s, layer)
-	name := digestOf(layer)
+	name := DigestOf(layer)
 	path := filepath.Join(dir, "blobs/sha256", strings.TrimPrefix(name, "sha256:"))
 	if err := os.Chmod(path, 0o600); err != nil {
 		t.Fatal(err)

@@ -153,7 +153,7 @@ func (d *dockerArchive) manifest(img dockerImage) (volant.Digest, error) {
 	if err != nil {
 		return "", err
 	}
-	digest := digestOf(raw)
+	digest := DigestOf(raw)
 	d.docs[digest] = raw
 	return digest, nil
 }

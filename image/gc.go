@@ -133,14 +133,6 @@ func (s *Store) keepBlobs(d volant.Digest, kept map[volant.Digest]bool, depth in
 	}
 }
 
-func (s *Store) blobsOf(d volant.Digest) (m Manifest, config volant.Digest, err error) {
-	raw, err := readDocument(s.Blob, d)
-	if err != nil {
-		return Manifest{}, "", err
-	}
-	return parseManifest(d, raw)
-}
-
 // remove removes a file that was not used for the grace time, with a root disk's record first.
 func (s *Store) remove(f stored) (bool, error) {
 	s.sweep.Lock()

@@ -204,7 +204,7 @@ func readDocument(open opener, d volant.Digest) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read blob %s: %w", string(d), err)
 	}
-	if digestOf(raw) != d {
+	if DigestOf(raw) != d {
 		return nil, volant.Invalidf("blob %s is damaged: its content has another digest", string(d)).
 			WithRemedy("make the copy of the image again")
 	}
@@ -344,7 +344,8 @@ func choose(all []candidate, tag string) (volant.Digest, error) {
 	}
 }
 
-func digestOf(b []byte) volant.Digest {
+// DigestOf is the digest of content.
+func DigestOf(b []byte) volant.Digest {
 	sum := sha256.Sum256(b)
 	return volant.Digest("sha256:" + hex.EncodeToString(sum[:]))
 }

@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"os"
 	"regexp"
+	"time"
 
 	"github.com/volant-edge/volant"
 )
@@ -38,10 +39,8 @@ func (s *Store) Owns(org volant.OrgID, d volant.Digest) bool {
 	if !d.Valid() {
 		return false
 	}
-	if _, err := os.Stat(s.orgDir(org) + "/" + d.Hex()); err != nil {
-		return false
-	}
-	return s.Has(d)
+	now := time.Now()
+	return os.Chtimes(s.orgDir(org)+"/"+d.Hex(), now, now) == nil && s.Has(d) // Prune spares what was asked for
 }
 
 // PutFor is Put for an organization. Content that is here already, but not known to be the
@@ -90,7 +89,11 @@ func (s *Store) own(org volant.OrgID, ds ...volant.Digest) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return s.diskFull(fmt.Errorf("note who has a blob: %w", err))
 	}
+	now := time.Now()
 	for _, d := range ds {
+		if os.Chtimes(dir+"/"+d.Hex(), now, now) == nil {
+			continue
+		}
 		f, err := os.OpenFile(dir+"/"+d.Hex(), os.O_CREATE|os.O_WRONLY, 0o600)
 		if err == nil {
 			err = f.Close()
@@ -107,12 +110,16 @@ func (s *Store) Grant(org volant.OrgID, d volant.Digest) error {
 	if s.Owns(org, d) {
 		return nil
 	}
-	m, _, err := s.blobsOf(d)
-	if err != nil {
-		return fmt.Errorf("image %s: %w", string(d), err)
+	if !s.Has(d) {
+		return volant.Errorf(volant.ErrNotFound, "image %s is not here", d).WithRemedy("upload it")
 	}
-	for _, b := range m.Blobs {
-		if err := s.own(org, b.Digest); err != nil {
+	all := map[volant.Digest]bool{d: true}
+	s.keepBlobs(d, all, 0)
+	for b := range all {
+		if !s.Has(b) {
+			continue // of another platform, and never pushed
+		}
+		if err := s.own(org, b); err != nil {
 			return err
 		}
 	}

@@ -213,7 +213,7 @@ func (f *fetcher) manifest(ctx context.Context, what string) (volant.Digest, []b
 	if len(raw) > maxDocument {
 		return "", nil, "", volant.Invalidf("the manifest is larger than %s", size(maxDocument)).WithRemedy("check that it is an image")
 	}
-	got := digestOf(raw)
+	got := DigestOf(raw)
 	if want := volant.Digest(what); want.Valid() && want != got {
 		return "", nil, "", wrongDigest("manifest", want, got)
 	}

@@ -46,9 +46,14 @@ func (s *server) collect(ctx context.Context) error {
 	}
 }
 
-// imageInUse says whether a machine or a release that may be started needs the image.
+// imageInUse says whether a machine, a release that may be started, or a tag needs the image.
 func (s *server) imageInUse(d volant.Digest) bool {
 	snap := s.platform.cat.Snapshot()
+	for i := range snap.Images() {
+		if i.Digest == d {
+			return true
+		}
+	}
 	for _, a := range snap.Apps() {
 		if a.Tombstone {
 			continue

@@ -52,6 +52,7 @@ type HostConfig struct {
 // ImageConfig bounds images, and where they are pulled from.
 type ImageConfig struct {
 	MaxSizeMB int      `toml:"max_size_mb"`         // unpacked; 8192
+	QuotaMB   int      `toml:"quota_mb"`            // of all images of one organization; 65536; below 0 none
 	Insecure  []string `toml:"insecure_registries"` // HOST or HOST:PORT; spoken to without TLS if they have none
 	Private   []string `toml:"private_registries"`  // HOST or HOST:PORT; in the server's own network, for every organization
 }
@@ -81,6 +82,9 @@ func (c Config) withDefaults() Config {
 	}
 	if c.Image.MaxSizeMB == 0 {
 		c.Image.MaxSizeMB = 8192
+	}
+	if c.Image.QuotaMB == 0 {
+		c.Image.QuotaMB = 64 << 10
 	}
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)

@@ -49,7 +49,12 @@ func (s *server) parts(ctx context.Context) (Parts, func() error, error) {
 	if s.images, err = image.Open(imageDir, image.Config{MaxBytes: int64(s.cfg.Image.MaxSizeMB) << 20, Log: s.cfg.Log}); err != nil {
 		return p, closeAll, err
 	}
-	p.Images, p.Uploads = hostImages{s.images}, newImages(s.images, s.cfg.Image, s.dir.Root())
+	im := newImages(s.images, s.cfg.Image, s.dir.Root())
+	im.listen, im.keep = s.cfg.API.Listen, s.imageInUse
+	im.tag = func(org volant.OrgID, repository, tag string) (*volant.Image, bool) {
+		return s.platform.cat.Snapshot().Image(org, repository, tag)
+	}
+	p.Images, p.Uploads, p.Blobs = hostImages{s.images}, im, im
 	if err := s.openNet(ctx); err != nil {
 		return p, closeAll, err
 	}

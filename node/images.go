@@ -35,15 +35,28 @@ type images struct {
 	cfg   ImageConfig
 	data  string        // data directory, where the operator may put registries.json
 	slots chan struct{} // pulls that run
+
+	listen string                                                               // the API's address, where the own registry is too
+	tag    func(org volant.OrgID, repository, tag string) (*volant.Image, bool) // of the own registry
+	keep   func(volant.Digest) bool                                             // what a tag, release or machine needs
 }
 
 func newImages(s *image.Store, cfg ImageConfig, data string) *images {
-	return &images{Store: s, cfg: cfg, data: data, slots: make(chan struct{}, pullsAtOnce)}
+	return &images{
+		Store: s, cfg: cfg, data: data, slots: make(chan struct{}, pullsAtOnce),
+		tag:  func(volant.OrgID, string, string) (*volant.Image, bool) { return nil, false },
+		keep: func(volant.Digest) bool { return true },
+	}
 }
 
 func (s *images) Has(org volant.OrgID, d volant.Digest) bool { return s.Owns(org, d) }
 
 func (s *images) Put(ctx context.Context, org volant.OrgID, d volant.Digest, r io.Reader) error {
+	if !s.Owns(org, d) {
+		if err := s.admit(org); err != nil {
+			return err
+		}
+	}
 	return s.PutFor(ctx, org, d, r)
 }
 
@@ -65,6 +78,12 @@ func tell(progress func(phase string, done, total int64)) func(image.Progress) {
 func (s *images) Resolve(ctx context.Context, p control.Pull, progress func(phase string, done, total int64)) (volant.Digest, error) {
 	ref, err := image.ParseRef(p.Ref)
 	if err != nil {
+		return "", err
+	}
+	if s.isOwn(ref.Registry) {
+		return s.ofOwn(ref, p)
+	}
+	if err := s.admit(p.Org); err != nil {
 		return "", err
 	}
 	ctx, cancel := context.WithTimeout(ctx, pullWithin)

@@ -17,6 +17,7 @@ import (
 	"github.com/volant-edge/volant/host"
 	"github.com/volant-edge/volant/internal/perapp"
 	"github.com/volant-edge/volant/microvm"
+	"github.com/volant-edge/volant/registry"
 	"github.com/volant-edge/volant/scale"
 	"github.com/volant-edge/volant/secret"
 	"github.com/volant-edge/volant/store"
@@ -45,6 +46,7 @@ type Parts struct {
 	Cgroups host.Cgroups
 
 	Uploads   control.Images
+	Blobs     registry.Images // nil: no registry
 	Addresses control.Addresses
 	Secrets   *secret.Box                                     // opens and seals secrets and private keys
 	Proxy     func(ctx context.Context) (Link, func(), error) // finds or starts a proxy
@@ -102,8 +104,13 @@ func NewPlatform(parts Parts) (*Platform, error) {
 	p.deploys = deploy.New(&deployFleet{p.fleet}, deploy.Config{Why: p.Reasons, Log: p.Log})
 	p.terms = store.NewTerms(p.Store, store.TermConfig{Owner: string(p.Node), Start: p.Epoch, Log: p.Log})
 	p.holder = perapp.NewHolder(appTerms{p.terms}, p.Log, p.holding, p.scaler, p.deploys)
+	var reg control.Registry
+	if p.Blobs != nil {
+		reg = v2{registry.New(p.Blobs, tags{p.Store, p.cat, p.Reasons}, p.Log)}
+	}
 	p.api = control.New(control.Deps{
-		Store: p.Store, Catalog: p.cat, Machines: machines{p.fleet}, Images: p.Uploads,
+		Registry: reg,
+		Store:    p.Store, Catalog: p.cat, Machines: machines{p.fleet}, Images: p.Uploads,
 		Reasons: reasons{p.Reasons, p.edge.query}, Traffic: &p.traffic, Addresses: p.Addresses, Secrets: p.Secrets,
 		Nodes: p.nodes, Measure: p.Measure, Region: p.Region, Log: p.Log,
 	})

@@ -43,6 +43,8 @@ func newOf(kind volant.Kind) volant.Record {
 		return new(volant.Lease)
 	case volant.KindVersions:
 		return new(volant.Versions)
+	case volant.KindImage:
+		return new(volant.Image)
 	default:
 		return new(bare)
 	}
@@ -83,6 +85,8 @@ func kindOf(r volant.Record) volant.Kind {
 		return volant.KindLease
 	case *volant.Versions:
 		return volant.KindVersions
+	case *volant.Image:
+		return volant.KindImage
 	}
 	return ""
 }
