@@ -19,6 +19,7 @@ import (
 	"net/http/httptest"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -33,10 +34,12 @@ import (
 	"github.com/volant-edge/volant/control"
 	"github.com/volant-edge/volant/guest"
 	"github.com/volant-edge/volant/host"
+	"github.com/volant-edge/volant/image"
 	"github.com/volant-edge/volant/internal/contract"
 	"github.com/volant-edge/volant/microvm/fake"
 	"github.com/volant-edge/volant/node"
 	"github.com/volant-edge/volant/proxy"
+	"github.com/volant-edge/volant/registry"
 	"github.com/volant-edge/volant/secret"
 	"github.com/volant-edge/volant/store/storetest"
 	"github.com/volant-edge/volant/volanttest/memnet"
@@ -70,6 +73,7 @@ type Platform struct {
 	Hook func(fake.Op) fake.Fault
 
 	dir    string
+	blobs  *image.Store
 	box    *secret.Box
 	epoch  uint64
 	cancel context.CancelFunc
@@ -92,6 +96,9 @@ func New(t testing.TB) *Platform {
 	}
 	var err error
 	if p.box, err = secret.Open(p.dir); err != nil {
+		t.Fatal(err)
+	}
+	if p.blobs, err = image.Open(filepath.Join(p.dir, "images"), image.Config{}); err != nil {
 		t.Fatal(err)
 	}
 	p.startProxy()
@@ -134,7 +141,14 @@ func (p *Platform) Handler() http.Handler {
 	if err != nil {
 		p.t.Fatal(err)
 	}
-	return c.Handler(p.Node.API(), func(violation string) { p.t.Errorf("the API's document: %s", violation) })
+	checked := c.Handler(p.Node.API(), func(violation string) { p.t.Errorf("the API's document: %s", violation) })
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/v2" || strings.HasPrefix(r.URL.Path, "/v2/") {
+			p.Node.API().ServeHTTP(w, r) // the registry, which has a specification of its own
+			return
+		}
+		checked.ServeHTTP(w, r)
+	})
 }
 
 // checker is one for all platforms of a process: schemas are compiled once.
@@ -147,6 +161,7 @@ func (p *Platform) Transport() http.RoundTripper { return transport{p.Handler()}
 func (p *Platform) Start() {
 	p.t.Helper()
 	p.epoch++
+	im := images{p.blobs, p}
 	parts := node.Parts{
 		Node: "0a0b0c0d", Region: "local", Name: "test", Epoch: p.epoch, Token: rootToken,
 		Store: p.Store, Copy: p.Store, Reasons: ring{p.Why},
@@ -160,7 +175,7 @@ func (p *Platform) Start() {
 		Dial: func(ctx context.Context, _, addr string) (net.Conn, error) {
 			return p.Net.Dial(ctx, netip.MustParseAddrPort(addr))
 		},
-		Images: images{}, Uploads: images{}, Net: &p.links, Cgroups: cgroups{}, Addresses: pool{}, Secrets: p.box,
+		Images: im, Uploads: im, Blobs: im, Net: &p.links, Cgroups: cgroups{}, Addresses: pool{}, Secrets: p.box,
 		Proxy: func(context.Context) (node.Link, func(), error) { return p.Proxy, func() {}, nil },
 	}
 	if testing.Verbose() {
@@ -443,20 +458,41 @@ type ring struct{ *why.Ring }
 
 func (r ring) Query(q why.Query) ([]why.Record, error) { return r.Ring.Query(q), nil }
 
-type images struct{}
+type images struct {
+	*image.Store
+	p *Platform
+}
 
 // ImageRef is a reference to Image in a registry.
 const ImageRef = "registry.test/web:1"
 
-func (images) Has(_ volant.OrgID, d volant.Digest) bool {
-	return d == Image || d == Broken || d == Crashing
+// made are the images that are there from the start.
+func made(d volant.Digest) bool { return d == Image || d == Broken || d == Crashing }
+
+func (i images) Has(org volant.OrgID, d volant.Digest) bool { return made(d) || i.Owns(org, d) }
+
+func (i images) Put(ctx context.Context, org volant.OrgID, d volant.Digest, r io.Reader) error {
+	return i.PutFor(ctx, org, d, r)
 }
 
-func (images) Put(context.Context, volant.OrgID, volant.Digest, io.Reader) error { return nil }
+func (i images) Begin(volant.OrgID) (*image.Upload, error) { return i.Store.Begin() }
 
-func (images) Grant(volant.OrgID, volant.Digest) error { return nil }
+func (i images) Grant(org volant.OrgID, d volant.Digest) error {
+	if made(d) {
+		return nil
+	}
+	return i.Store.Grant(org, d)
+}
 
-func (images) Resolve(_ context.Context, p control.Pull, _ func(string, int64, int64)) (volant.Digest, error) {
+// Resolve knows one reference, and the platform's own registry.
+func (i images) Resolve(_ context.Context, p control.Pull, _ func(string, int64, int64)) (volant.Digest, error) {
+	ref, err := image.ParseRef(p.Ref)
+	if err == nil && ref.Registry == "registry.volant" {
+		org, repo := registry.Split(ref.Repository, p.Org)
+		if t, ok := i.p.Node.Catalog().Snapshot().Image(org, repo, ref.Tag); ok {
+			return i.ForPlatform(t.Digest)
+		}
+	}
 	if p.Ref != ImageRef {
 		return "", volant.Errorf(volant.ErrNotFound, "image %s is not there", p.Ref).WithRemedy("the one there is here is %s", ImageRef)
 	}

@@ -91,6 +91,7 @@ func (c *call) deploy(f *deployFlags) error {
 		return volant.Invalidf("there is no config file here, and without one release %d of %s would lose its services", app.Release, d.app).
 			WithRemedy("name the file with --config")
 	}
+	d.org = app.Organization.Slug
 	if err := f.apply(file); err != nil {
 		return err
 	}

@@ -21,6 +21,7 @@ type deployment struct {
 	*call
 	out   io.Writer
 	app   string
+	org   string                    // of the app; empty: the token's
 	local bool                      // pull images here, not on the server
 	told  map[string]bool           // decisions and exits
 	logs  map[string][]api.LogEntry // last lines of machines that ended, by ID

@@ -2,15 +2,16 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"strings"
 
 	"github.com/google/go-containerregistry/pkg/authn"
 	"github.com/google/go-containerregistry/pkg/name"
+	"github.com/spf13/cobra"
 
 	volant "github.com/volant-edge/volant"
 	"github.com/volant-edge/volant/api"
-	"github.com/volant-edge/volant/client"
 	"github.com/volant-edge/volant/image"
 )
 
@@ -42,18 +43,22 @@ func (d *deployment) image(ctx context.Context, ref string) (volant.Digest, erro
 	if err != nil {
 		return "", err
 	}
-	auth, err := credentials(parsed, d.Client)
+	own := parsed.Registry == ownRegistry || parsed.Registry == d.Host()
+	if own {
+		parsed.Registry = ownRegistry
+	}
+	auth, err := credentials(parsed)
 	if err != nil {
 		return "", err
 	}
-	if d.local || onlyHere(parsed.Registry, d.Client) {
+	if !own && (d.local || onlyHere(parsed.Registry)) {
 		src, err := image.Remote{Auth: auth}.Open(ctx, ref)
 		if err != nil {
 			return "", err
 		}
 		return d.upload(ctx, src)
 	}
-	req := api.ResolveImage{Image: ref}
+	req := api.ResolveImage{Image: parsed.String(), OrgSlug: d.org}
 	if auth != (image.Auth{}) {
 		a := api.RegistryAuth(auth)
 		req.Auth = &a
@@ -68,10 +73,7 @@ func (d *deployment) image(ctx context.Context, ref string) (volant.Digest, erro
 }
 
 // onlyHere says whether a registry's name means another host to the server than to this machine.
-func onlyHere(registry string, c *client.Client) bool {
-	if registry == c.Host() {
-		return false // it is the server's own
-	}
+func onlyHere(registry string) bool {
 	host := strings.Trim(registry, "[]")
 	if i := strings.LastIndexByte(registry, ':'); i >= 0 && !strings.HasSuffix(registry, "]") {
 		host = strings.Trim(registry[:i], "[]")
@@ -79,10 +81,13 @@ func onlyHere(registry string, c *client.Client) bool {
 	return host == "localhost" || host == "::1" || strings.HasPrefix(host, "127.")
 }
 
+// ownRegistry is what the server calls its own registry.
+const ownRegistry = "registry.volant"
+
 // credentials are the user's for a registry, as `docker login` keeps them. The server's own registry
 // needs none.
-func credentials(ref image.Ref, c *client.Client) (image.Auth, error) {
-	if ref.Registry == c.Host() {
+func credentials(ref image.Ref) (image.Auth, error) {
+	if ref.Registry == ownRegistry {
 		return image.Auth{}, nil
 	}
 	repo, err := name.NewRepository(ref.Registry + "/" + ref.Repository)
@@ -121,4 +126,86 @@ func (d *deployment) upload(ctx context.Context, src *image.Source) (volant.Dige
 	}
 	d.sayf("Image %s: %s of %s uploaded.", src.Digest, size(sent), size(src.Size()))
 	return src.Digest, nil
+}
+
+func newImage(g *globals) *cobra.Command {
+	cmd := &cobra.Command{
+		Use: "image", Short: "Keep images in the server's own registry", Aliases: []string{"images"},
+		Long: `Keep images in the server's own registry.
+
+Docker's tools push to it too: "docker login ADDRESS" with any user name and an API token as the password,
+then "docker push ADDRESS/NAME:TAG". Deploys name such an image registry.volant/NAME:TAG.`,
+	}
+	list := &cobra.Command{
+		Use: "list", Short: "List the images in the server's own registry", Args: cobra.NoArgs, Aliases: []string{"ls"},
+		RunE: g.ask(func(c *call) error {
+			list, err := c.Images(c.ctx)
+			if err != nil {
+				return err
+			}
+			return sayRows(c, list, []string{"NAME", "TAG", "DIGEST", "SIZE", "AGE", "BY"}, func(i api.Image) []string {
+				return []string{i.Name, i.Tag, short(i.Digest), size(i.Size), ago(i.UpdatedAt), i.Actor}
+			})
+		}),
+	}
+	rm := &cobra.Command{
+		Use: "rm NAME:TAG", Short: "Remove a tag from the server's own registry", Args: cobra.ExactArgs(1), Aliases: []string{"remove"},
+		Long: `Remove a tag from the server's own registry.
+
+Machines and releases of the image keep it. What nothing needs any more goes when the disk fills up.`,
+		RunE: g.ask(removeImage),
+	}
+	cmd.AddCommand(newImagePush(g), list, rm)
+	return cmd
+}
+
+func newImagePush(g *globals) *cobra.Command {
+	var local bool
+	cmd := &cobra.Command{
+		Use: "push IMAGE NAME[:TAG]", Short: "Put an image into the server's own registry", Args: cobra.ExactArgs(2),
+		Long: "Put an image into the server's own registry.\n\n" + imageForms,
+		RunE: g.ask(func(c *call) error {
+			name, tag, err := c.ownName(c.args[1])
+			if err != nil {
+				return err
+			}
+			d := &deployment{call: c, out: c.cmd.ErrOrStderr(), local: local}
+			digest, err := d.image(c.ctx, c.args[0])
+			if err != nil {
+				return err
+			}
+			if err := c.TagImage(c.ctx, name, tag, digest); err != nil {
+				return err
+			}
+			return c.say(api.Image{Name: name, Tag: tag, Digest: string(digest)}, func(w io.Writer) {
+				fmt.Fprintf(w, "Pushed. Deploy it with --image %s/%s:%s\n", ownRegistry, name, tag)
+			})
+		}),
+	}
+	cmd.Flags().BoolVar(&local, "local", false, "pull the image on this machine and upload it, instead of letting the server pull it")
+	return cmd
+}
+
+func removeImage(c *call) error {
+	name, tag, err := c.ownName(c.args[0])
+	if err != nil {
+		return err
+	}
+	if !strings.HasSuffix(c.args[0], ":"+tag) {
+		return volant.Invalidf("which tag of %s?", name).WithRemedy("write NAME:TAG; see `volant image list`")
+	}
+	if err := c.UntagImage(c.ctx, name, tag); err != nil {
+		return err
+	}
+	return c.say(map[string]bool{"ok": true}, func(w io.Writer) { fmt.Fprintf(w, "Removed %s:%s.\n", name, tag) })
+}
+
+// ownName reads [registry.volant/][ORGANIZATION/]NAME[:TAG].
+func (c *call) ownName(text string) (repository, tag string, err error) {
+	text = strings.TrimPrefix(strings.TrimPrefix(text, ownRegistry+"/"), c.Host()+"/")
+	r, err := image.ParseRef(ownRegistry + "/" + text)
+	if err != nil || r.Digest != "" {
+		return "", "", volant.Invalidf("%q is no name for an image here", text).WithRemedy("write NAME[:TAG] or ORGANIZATION/NAME[:TAG]")
+	}
+	return r.Repository, r.Tag, nil
 }

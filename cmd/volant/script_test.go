@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
@@ -16,6 +17,7 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"github.com/volant-edge/volant/client"
+	"github.com/volant-edge/volant/internal/ociarchive"
 	"github.com/volant-edge/volant/volanttest"
 )
 
@@ -26,6 +28,7 @@ import (
 //	exits CODE volant …  the same, which must end with that code
 //	machine-of APP VAR   put the ID of the app's newest machine into a variable
 //	connect APP          connect to port 80 of the app and see it answer
+//	layout DIR           make a directory with an OCI image in it
 //	elapse DURATION      let time pass
 //
 // The variables IMAGE, BROKEN and CRASHING are digests of images the server has: one that serves on port 8080,
@@ -63,6 +66,7 @@ func TestScripts(t *testing.T) {
 			},
 			"machine-of": machineOf,
 			"connect":    connect,
+			"layout":     layout,
 			"elapse": func(ts *testscript.TestScript, _ bool, args []string) {
 				d, err := time.ParseDuration(args[0])
 				ts.Check(err)
@@ -126,6 +130,16 @@ func connect(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Fatalf("connect to %s: %v", args[0], err)
 	}
 	fmt.Fprintln(ts.Stdout(), "answered") //nolint:errcheck // a string's builder
+}
+
+func layout(ts *testscript.TestScript, _ bool, args []string) {
+	files, _, err := ociarchive.Image{}.Files()
+	ts.Check(err)
+	for name, b := range files {
+		path := filepath.Join(ts.MkAbs(args[0]), name)
+		ts.Check(os.MkdirAll(filepath.Dir(path), 0o755))
+		ts.Check(os.WriteFile(path, b, 0o600))
+	}
 }
 
 // bubble runs each script in a bubble of its own, one after the other: they change the working directory.
