@@ -2,6 +2,8 @@ package node
 
 import (
 	"context"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -85,10 +87,18 @@ func guestOf(s *guest.Stats) *metrics.Guest {
 }
 
 func trafficOf(n *proxy.AppNumbers) *metrics.Traffic {
-	return &metrics.Traffic{
+	t := &metrics.Traffic{
 		Waiting: n.Waiting, Slots: n.Slots, Served: n.Served, Ended: n.Ended, Refused: n.Refused,
 		BytesIn: n.BytesIn, BytesOut: n.BytesOut, Connect: histogramOf(n.Connect),
+		HandshakeErrors: n.HandshakeErrors, Handshakes: map[string]metrics.Histogram{},
 	}
+	for _, status := range slices.Sorted(maps.Keys(n.HTTP)) {
+		t.HTTP = append(t.HTTP, metrics.Responses{Status: status, Time: histogramOf(n.HTTP[status])})
+	}
+	for version, h := range n.Handshakes {
+		t.Handshakes[version] = histogramOf(h)
+	}
+	return t
 }
 
 func histogramOf(h proxy.Histogram) metrics.Histogram {

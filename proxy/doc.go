@@ -5,8 +5,8 @@
 //	                                   └─► queue, wake ─┘
 //
 // Plain TCP is served by loops: an epoll instance and one goroutine each, no goroutine per connection,
-// and splice(2) for whatever is big. Other kinds of connections take the same road (session) on
-// net.Conns, which is also how a platform runs in memory under a test.
+// and splice(2) for whatever is big. Connections to ports with handlers (TLS, HTTP, PROXY protocol) take the
+// same road (session) on net.Conns, an HTTP request like a connection; so does a platform in memory under a test.
 //
 // It is told the world as one Table, tells in return what it sees as Events (Load, Wake, and
 // why.Record), and needs nobody to go on with the last Table it had. The same Proxy runs inside a
@@ -24,6 +24,7 @@
 //
 // # Sources
 //
+// RFC 9110 and 9112 for HTTP, RFC 8446 for TLS, HAProxy's specification of the PROXY protocol.
 // tcp(7) for keep-alive, splice(2), epoll(7); RFC 9293 §3.6 for half-closed connections; RFC 5482
 // and RFC 1122 §4.2.3.6 for keep-alive's meaning.
 //

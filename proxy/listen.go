@@ -208,20 +208,29 @@ func (p *Proxy) accept(ctx context.Context, at netip.AddrPort, n net.Listener) {
 
 // begin starts the road of one connection.
 func (p *Proxy) begin(ctx context.Context, at netip.AddrPort, c net.Conn) {
-	d := newNetRoad(ctx, p, at, c)
+	if r := p.route(at); r.port != nil {
+		p.handle(ctx, at, c)
+		return
+	}
+	d := newNetRoad(ctx, p, p.route(at), at, clientOf(c), &tcpCaller{conn: c})
 	p.sessions.Go(func() {
 		defer p.open.Add(-1)
+		defer c.Close() //nolint:errcheck // closed before in every orderly end
 		d.run()
 	})
 }
 
-// prepare fills in what every new session has, and counts it as open.
-func (p *Proxy) prepare(s *session, at, client netip.AddrPort, now time.Time) {
-	p.open.Add(1)
-	r := (*p.routes.Load())[at]
-	if r == nil { // the table changed since the handshake
-		r = &route{refusal: ruleNoRoute}
+// route is where connections to an address and port go now.
+func (p *Proxy) route(at netip.AddrPort) *route {
+	if r := (*p.routes.Load())[at]; r != nil {
+		return r
 	}
+	return &route{refusal: ruleNoRoute} // the table changed since the handshake
+}
+
+// prepare fills in what every new session has, and counts it as open.
+func (p *Proxy) prepare(s *session, r *route, at, client netip.AddrPort, now time.Time) {
+	p.open.Add(1)
 	s.p, s.route, s.svc, s.region = p, r, r.svc, r.region
 	s.peer = peerKey(client.Addr())
 	s.road = road{id: p.lastID.Add(1), epoch: p.cfg.Epoch, start: now, route: r, client: client, local: at}

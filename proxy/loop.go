@@ -322,6 +322,11 @@ func (l *loop) acceptFailed(ll *loopListener, e syscall.Errno) {
 
 // begin starts the road of an accepted connection.
 func (l *loop) begin(fd int32, at, client netip.AddrPort) {
+	r := l.p.route(at)
+	if r.port != nil {
+		l.p.adopt(fd, at)
+		return
+	}
 	s, err := l.add(fd, epollClient)
 	if err != nil {
 		l.p.log.Warn("connection was dropped", "err", err)
@@ -331,7 +336,7 @@ func (l *loop) begin(fd int32, at, client netip.AddrPort) {
 	f := &flow{loop: l, c: s}
 	s.flow, s.writable = f, true
 	f.drive = f
-	l.p.prepare(&f.session, at, client, l.now)
+	l.p.prepare(&f.session, r, at, client, l.now)
 	l.flows.add(f)
 	if l.sweep.index == 0 {
 		l.set(&l.sweep, l.now.Add(l.times.sweep))

@@ -12,16 +12,27 @@ import (
 type netRoad struct {
 	session
 	ctx      context.Context
-	client   net.Conn
+	client   caller
 	machine  net.Conn
 	verdicts chan verdict
 	dials    chan dialResult
 	hang     context.CancelFunc // of the dial under way
 	timer    *time.Timer
-	watcher  *watcher
+	watched  bool
 	data     <-chan struct{} // nil when the first byte was told
 	gone     <-chan struct{}
 	stop     <-chan struct{}
+}
+
+// caller is the client's side of a netRoad: a connection, or a request on one.
+type caller interface {
+	// watch returns what is closed when the client speaks first, and when it is gone. It is called once.
+	watch() (data, gone <-chan struct{})
+	// relay serves the client from the machine, until the machine's side has closed or, where linger is not nil,
+	// until linger has returned.
+	relay(d *netRoad) (up, down int64, how end, linger func())
+	// refuse answers a client that got no machine; with farewell it is still there.
+	refuse(d *netRoad, farewell bool)
 }
 
 type dialResult struct {
@@ -29,17 +40,16 @@ type dialResult struct {
 	err  error
 }
 
-func newNetRoad(ctx context.Context, p *Proxy, at netip.AddrPort, c net.Conn) *netRoad {
-	d := &netRoad{ctx: ctx, client: c, verdicts: make(chan verdict, 1), timer: time.NewTimer(time.Hour), stop: ctx.Done()}
+func newNetRoad(ctx context.Context, p *Proxy, r *route, at, from netip.AddrPort, client caller) *netRoad {
+	d := &netRoad{ctx: ctx, client: client, verdicts: make(chan verdict, 1), timer: time.NewTimer(time.Hour), stop: ctx.Done()}
 	d.timer.Stop()
 	d.drive = d
-	p.prepare(&d.session, at, clientOf(c), time.Now())
+	p.prepare(&d.session, r, at, from, time.Now())
 	return d
 }
 
 // run is the road's goroutine.
 func (d *netRoad) run() {
-	defer d.client.Close() //nolint:errcheck // closed before in every orderly end
 	defer d.timer.Stop()
 	d.begin(time.Now())
 	for d.state != stateOver {
@@ -66,23 +76,20 @@ func (d *netRoad) run() {
 }
 
 func (d *netRoad) watch() {
-	if d.watcher == nil {
-		d.watcher = watch(d.client)
-		d.data, d.gone = d.watcher.data, d.watcher.gone
+	if !d.watched {
+		d.watched = true
+		d.data, d.gone = d.client.watch()
 	}
-}
-
-func (d *netRoad) unwatch() early {
-	if d.watcher == nil {
-		return early{}
-	}
-	return d.watcher.stop()
 }
 
 func (d *netRoad) dial() {
 	ctx, cancel := context.WithTimeout(d.ctx, dialTimeout(d.attempt))
 	results, addr := make(chan dialResult, 1), d.seat.addr
 	d.dials, d.hang = results, cancel
+	if c := d.p.pool.take(d.seat); c != nil {
+		results <- dialResult{conn: c}
+		return
+	}
 	d.p.sessions.Go(func() {
 		c, err := d.p.cfg.Dial(ctx, addr)
 		results <- dialResult{c, err}
@@ -106,17 +113,20 @@ func (d *netRoad) hangUp() bool {
 func (d *netRoad) alarm(at time.Time) { d.timer.Reset(max(time.Until(at), 0)) }
 
 func (d *netRoad) relay() {
-	up, down, how := relay(d.ctx, d.client, d.machine, d.seat.life.over, d.unwatch())
-	d.freed()
+	up, down, how, linger := d.client.relay(d)
+	if linger == nil {
+		d.freed()
+	} else {
+		a, st := d.route.app, d.seat
+		d.p.sessions.Go(func() {
+			linger()
+			a.release(st)
+		})
+	}
 	d.ended(how, up, down, time.Now())
 }
 
-func (d *netRoad) refuse(farewell bool) {
-	d.unwatch()
-	if farewell {
-		sayFarewell(d.ctx, d.client)
-	}
-}
+func (d *netRoad) refuse(farewell bool) { d.client.refuse(d, farewell) }
 
 func (d *netRoad) post(v verdict) { d.verdicts <- v }
 
@@ -129,4 +139,37 @@ func clientOf(c net.Conn) netip.AddrPort {
 		return netip.AddrPort{}
 	}
 	return ap
+}
+
+// tcpCaller is a client's connection whose bytes go to the machine as they are.
+type tcpCaller struct {
+	conn    net.Conn
+	head    []byte // goes to the machine first
+	watcher *watcher
+}
+
+func (g *tcpCaller) watch() (data, gone <-chan struct{}) {
+	g.watcher = watch(g.conn)
+	return g.watcher.data, g.watcher.gone
+}
+
+func (g *tcpCaller) unwatch() early {
+	if g.watcher == nil {
+		return early{}
+	}
+	return g.watcher.stop()
+}
+
+func (g *tcpCaller) relay(d *netRoad) (up, down int64, how end, linger func()) {
+	e := g.unwatch()
+	e.data = append(g.head, e.data...)
+	up, down, how = relay(d.ctx, g.conn, d.machine, d.seat.life.over, e)
+	return up, down, how, nil
+}
+
+func (g *tcpCaller) refuse(d *netRoad, farewell bool) {
+	g.unwatch()
+	if farewell {
+		sayFarewell(d.ctx, g.conn)
+	}
 }

@@ -62,6 +62,9 @@ type Proxy struct {
 	wanted   chan struct{} // rung when the listeners should change; capacity 1
 	reporter reporter
 	watching sync.Mutex // held by the one Watch
+	certs    atomic.Pointer[certs]
+	fronts   fronts
+	pool     pool
 	roads    *roads
 	lastID   atomic.Uint64
 	sessions sync.WaitGroup
@@ -88,6 +91,9 @@ type route struct {
 	onData    bool // wake at the first byte only
 	queueTime time.Duration
 	refusal   rule // refuse them all
+
+	port  *port             // how a port with handlers is served; nil: raw TCP
+	hosts map[string]*route // of a shared address, by the host names; then nothing else here counts but port
 }
 
 // New returns a Proxy which serves once it runs and has a Table.
@@ -113,6 +119,8 @@ func New(cfg Config) (*Proxy, error) {
 	}
 	p.reporter.bell = make(chan struct{}, 1)
 	p.routes.Store(&map[netip.AddrPort]*route{})
+	p.certs.Store(&certs{})
+	p.fronts.p = p
 	return p, nil
 }
 
@@ -131,6 +139,8 @@ func (p *Proxy) Run(ctx context.Context) error {
 		p.sessions.Go(func() { l.run(ctx) })
 	}
 	p.serve(ctx)
+	p.fronts.close()
+	p.pool.close()
 	p.sessions.Wait()
 	return nil
 }
@@ -163,6 +173,7 @@ func (p *Proxy) Shutdown(ctx context.Context) error {
 	p.stopping = true
 	p.mu.Unlock()
 	p.ringWanted()
+	p.fronts.leave()
 	t := time.NewTicker(20 * time.Millisecond)
 	defer t.Stop()
 	for { // the first tick is for those who wait to be accepted
@@ -217,6 +228,11 @@ func (p *Proxy) SetTable(_ context.Context, t Table) error {
 
 func (p *Proxy) applyLocked(t Table, now time.Time) {
 	routes := map[netip.AddrPort]*route{}
+	shared := map[netip.Addr]bool{}
+	for _, ip := range t.Shared {
+		shared[ip.Unmap()] = true
+	}
+	p.certs.Store(p.certs.Load().with(t.Certs, p.log))
 	listed := map[appKey]bool{}
 	machines := map[volant.MachineID]bool{}
 	for _, cfg := range t.Apps {
@@ -231,7 +247,7 @@ func (p *Proxy) applyLocked(t Table, now time.Time) {
 		for _, m := range cfg.Machines {
 			machines[m.ID] = true
 		}
-		p.routeApp(routes, a, &cfg, t.Region)
+		p.routeApp(routes, shared, a, &cfg, t.Region)
 	}
 	for k, a := range p.apps {
 		if listed[k] {
@@ -265,7 +281,7 @@ func (p *Proxy) buryLocked() {
 }
 
 // routeApp adds the addresses of an app's services.
-func (p *Proxy) routeApp(routes map[netip.AddrPort]*route, a *app, cfg *App, region volant.Region) {
+func (p *Proxy) routeApp(routes map[netip.AddrPort]*route, shared map[netip.Addr]bool, a *app, cfg *App, region volant.Region) {
 	for i := range cfg.Services {
 		s := &cfg.Services[i]
 		r := &route{
@@ -273,25 +289,53 @@ func (p *Proxy) routeApp(routes map[netip.AddrPort]*route, a *app, cfg *App, reg
 			onData: s.WakeOn == "data", queueTime: cfg.QueueTime.D(),
 		}
 		for _, ap := range s.Listen {
-			p.addRoute(routes, ap, r)
+			p.addRoute(routes, shared, unmapped(ap), r, nil)
 		}
 		for j := range s.Ports {
 			handled := *r
-			handled.refusal = ruleHandler
+			handled.port = newPort(s, &s.Ports[j], cfg.Hosts)
+			handled.onData = r.onData && !handled.port.speaks()
+			if handled.port.unknown {
+				handled.refusal = ruleHandler
+			}
 			for _, ap := range s.Ports[j].Listen {
-				p.addRoute(routes, ap, &handled)
+				p.addRoute(routes, shared, unmapped(ap), &handled, cfg.Hosts)
 			}
 		}
 	}
 }
 
-func (p *Proxy) addRoute(routes map[netip.AddrPort]*route, ap netip.AddrPort, r *route) {
-	ap = unmapped(ap)
-	if other := routes[ap]; other != nil && other.app != r.app {
-		p.log.Error("address is claimed twice", "addr", ap, "app", other.name, "other_app", r.name)
+// addRoute makes r the route of an address, or one of a shared address's for the app's host names.
+func (p *Proxy) addRoute(routes map[netip.AddrPort]*route, shared map[netip.Addr]bool, ap netip.AddrPort, r *route, hosts []string) {
+	other := routes[ap]
+	if !shared[ap.Addr()] {
+		if other != nil && other.app != r.app {
+			p.log.Error("address is claimed twice", "addr", ap, "app", other.name, "other_app", r.name)
+			return
+		}
+		routes[ap] = r
 		return
 	}
-	routes[ap] = r
+	if other == nil {
+		other = &route{name: "shared", region: r.region, refusal: ruleNoName, hosts: map[string]*route{}}
+		routes[ap] = other
+	}
+	if r.port == nil || r.port.unknown {
+		return // raw TCP names no host
+	}
+	if other.port == nil {
+		other.port = r.port.shared()
+	} else if !other.port.alike(r.port) {
+		p.log.Error("apps ask for different handlers at a shared address", "addr", ap, "app", r.name)
+		return
+	}
+	for _, h := range hosts {
+		if taken := other.hosts[h]; taken != nil && taken.app != r.app {
+			p.log.Error("host name is claimed twice", "addr", ap, "host", h, "app", taken.name, "other_app", r.name)
+			continue
+		}
+		other.hosts[h] = r
+	}
 }
 
 func (a *app) service(port uint16) *service {

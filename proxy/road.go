@@ -32,6 +32,7 @@ type road struct {
 	took    time.Duration // from accept to the end
 	up      int64
 	down    int64
+	http    *exchange // what an HTTP request was; nil for other connections
 }
 
 func (r *road) placed(st seat, now time.Time) {
@@ -49,6 +50,9 @@ func (r *road) refused(why rule, now time.Time) {
 
 // request is the connection's ID as people see it.
 func (r *road) request() string {
+	if r.http != nil {
+		return r.http.id
+	}
 	return strconv.FormatUint(r.epoch, 16) + "-" + strconv.FormatUint(r.id, 16)
 }
 
@@ -60,6 +64,9 @@ func (r *road) record() why.Record {
 		Attrs: map[string]string{
 			"client": r.client.String(), "address": r.local.String(), "waited": r.waited.String(),
 		},
+	}
+	if r.http != nil {
+		r.http.describe(rec.Attrs)
 	}
 	if r.refusal {
 		rec.Kind = why.Refusal
@@ -123,6 +130,18 @@ func refusalText(r *road) string {
 		return "the proxy is stopping"
 	case ruleNoFiles:
 		return "this node has no more file descriptors"
+	case ruleNoName:
+		return "no app at this shared address answers to the host name that was asked for"
+	case ruleNoCert:
+		return "there is no certificate for the host name that was asked for"
+	case ruleHandshake:
+		return "the TLS handshake failed"
+	case ruleNoTLS:
+		return "the client did not ask for TLS, which this port needs"
+	case ruleMisdirected:
+		return "the request asks for a host of another app than the one its TLS connection belongs to"
+	case ruleBroken:
+		return "the app ended the connection without an answer"
 	default: // the others place a connection
 		return "refused: " + r.rule.String()
 	}

@@ -23,12 +23,18 @@ const (
 	ruleNoData
 	ruleStopping
 	ruleNoFiles
+	ruleNoName
+	ruleNoCert
+	ruleHandshake
+	ruleNoTLS
+	ruleMisdirected
+	ruleBroken
 )
 
 var ruleNames = [...]string{
 	"none", "under_soft_limit", "over_soft_limit", "probe", "hard_limit", "no_service", "unknown_handler", "queue_full",
 	"client_limit", "queue_timeout", "connect_timeout", "no_wake", "no_machine", "app_gone", "client_gone", "no_data",
-	"proxy_stopping", "out_of_files",
+	"proxy_stopping", "out_of_files", "unknown_host", "no_certificate", "tls_handshake", "tls_required", "misdirected", "app_failed",
 }
 
 func (r rule) String() string { return ruleNames[r] }
@@ -45,12 +51,14 @@ const (
 	endLinger           // the client was gone and the machine did not close: reset by us
 	endStopping         // the proxy was stopped
 	endGuestGone        // the machine stopped, died or was destroyed, and did not close it
+	endStale            // the machine closed an idle connection as a request came: the request goes on another
 )
 
 var endTexts = [...]string{
 	"open", "closed by both sides", "the client reset it or vanished", "the machine reset it or vanished",
 	"closed by the proxy: half-closed and silent for 10m", "the client was gone and the machine did not close within 10s",
 	"closed by the proxy, which was stopped", "the machine ended without closing it",
+	"the machine closed it while it was idle",
 }
 
 func (e end) String() string { return endTexts[e] }

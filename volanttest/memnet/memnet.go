@@ -305,7 +305,7 @@ func (h *half) closeLocal() {
 	h.changed.Broadcast()
 }
 
-// sever ends the direction with an error on either end.
+// sever ends the direction with an error on either end. What has arrived can still be read, as with Linux.
 func (h *half) sever(err error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -313,7 +313,6 @@ func (h *half) sever(err error) {
 		h.err = err
 	}
 	h.werr = syscall.ECONNRESET
-	h.buf = nil
 	h.changed.Broadcast()
 }
 
