@@ -20,6 +20,8 @@ type Machine struct {
 	// Launch says what its host does when it first sees Version; the zero value lets it be as awake as it was.
 	Launch      Launch `json:"launch,omitempty"`
 	SkipSecrets bool   `json:"skip_secrets,omitempty"` // its guest gets no secrets
+	// Last is the end of its history, the newest last, once it is a tombstone and its host has forgotten it.
+	Last []Event `json:"last,omitempty"`
 }
 
 // Launch is what a new version of a machine begins with.
@@ -218,6 +220,9 @@ const (
 	StateFailed     State = "failed"
 	StateDestroying State = "destroying"
 	StateDestroyed  State = "destroyed"
+
+	// StateUpdating is no host's word: the machine still is what it was before its newest config.
+	StateUpdating State = "updating"
 )
 
 // Asleep says whether a wake can start the machine.
@@ -238,6 +243,7 @@ type Have struct {
 	State   State     `json:"state"`
 	// Generation is the newest generation of the wish that the host has acted on.
 	Generation uint64     `json:"generation"`
+	Version    string     `json:"version"`            // of the config that State is of
 	Since      time.Time  `json:"since"`              // when State began
 	IP         netip.Addr `json:"ip,omitzero"`        // private IPv4 address; valid while there is one
 	PrivateIP  netip.Addr `json:"ip6,omitzero"`       // 6PN address

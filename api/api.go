@@ -12,6 +12,8 @@
 package api
 
 import (
+	"bytes"
+	"strconv"
 	"time"
 
 	volant "github.com/volant-edge/volant"
@@ -79,7 +81,7 @@ type Machine struct {
 	CreatedAt  time.Time            `json:"created_at"`
 	UpdatedAt  time.Time            `json:"updated_at"`
 	ImageRef   ImageRef             `json:"image_ref"`
-	Config     volant.MachineConfig `json:"config"`
+	Config     volant.MachineConfig `json:"config,omitzero"`
 	Events     []MachineEvent       `json:"events"`
 	Checks     []volant.Check       `json:"checks"`
 	HostStatus string               `json:"host_status"`     // ok, unknown, unreachable
@@ -110,12 +112,30 @@ type ImageRef struct {
 
 // MachineEvent is one entry of a machine's history, newest first.
 type MachineEvent struct {
-	ID        string         `json:"id"`
-	Type      string         `json:"type"`
-	Status    string         `json:"status"`
-	Source    string         `json:"source"`
-	Timestamp int64          `json:"timestamp"` // Unix milliseconds
-	Request   map[string]any `json:"request,omitempty"`
+	ID        string        `json:"id"`
+	Type      string        `json:"type"`
+	Status    string        `json:"status"`
+	Source    string        `json:"source"`
+	Timestamp int64         `json:"timestamp"` // Unix milliseconds
+	Request   *EventRequest `json:"request,omitempty"`
+}
+
+// EventRequest is what an event tells beside its type.
+type EventRequest struct {
+	ExitEvent    *ExitEvent `json:"exit_event,omitempty"`
+	RestartCount int        `json:"restart_count"` // restarts before, within the policy's window
+}
+
+// ExitEvent tells how a run ended.
+type ExitEvent struct {
+	ExitCode      int       `json:"exit_code"`
+	GuestExitCode int       `json:"guest_exit_code"`
+	GuestSignal   int       `json:"guest_signal"`
+	Signal        int       `json:"signal"`
+	OOMKilled     bool      `json:"oom_killed"`
+	RequestedStop bool      `json:"requested_stop"`
+	Restarting    bool      `json:"restarting"` // it is run again
+	ExitedAt      time.Time `json:"exited_at"`
 }
 
 // CreateMachine is the body of POST /v1/apps/{app}/machines.
@@ -130,8 +150,19 @@ type CreateMachine struct {
 	MinSecretsVersion       uint64               `json:"min_secrets_version,omitempty"`       // of the app's secrets, else 412
 }
 
-// UpdateMachine is the body of POST and PATCH /v1/apps/{app}/machines/{id}. Config is whole for POST, and a
-// merge patch (RFC 7396) for PATCH.
+// PatchMachine is the body of PATCH /v1/apps/{app}/machines/{id}.
+type PatchMachine struct {
+	// Config is a merge patch (RFC 7396): what it names is changed, null removes.
+	Config                  map[string]any `json:"config"`
+	CurrentVersion          string         `json:"current_version,omitempty"`           // 412 if the machine's is another
+	LeaseTTL                int            `json:"lease_ttl,omitempty"`                 // seconds; its nonce is in the answer
+	SkipLaunch              bool           `json:"skip_launch,omitempty"`               // it ends up stopped
+	SkipServiceRegistration bool           `json:"skip_service_registration,omitempty"` // it is cordoned
+	SkipSecrets             bool           `json:"skip_secrets,omitempty"`              // its guest gets none
+	MinSecretsVersion       uint64         `json:"min_secrets_version,omitempty"`       // of the app's secrets, else 412
+}
+
+// UpdateMachine is the body of POST /v1/apps/{app}/machines/{id}. Its config is whole.
 type UpdateMachine struct {
 	CreateMachine
 	CurrentVersion string `json:"current_version,omitempty"` // 412 if the machine's is another
@@ -186,8 +217,38 @@ type SetMetadataValue struct {
 
 // StopMachine is the body of POST …/stop.
 type StopMachine struct {
-	Signal  string          `json:"signal,omitempty"`
-	Timeout volant.Duration `json:"timeout,omitempty"`
+	Signal  any     `json:"signal,omitempty"`  // a name such as SIGTERM, or its number; as the config says if missing
+	Timeout Timeout `json:"timeout,omitempty"` // until it is killed; as the config says if 0 or missing
+}
+
+// Timeout is a time that is written as Go does ("10s") and read as a number of seconds too.
+type Timeout time.Duration
+
+// MarshalText writes Go's notation.
+func (t Timeout) MarshalText() ([]byte, error) { return []byte(time.Duration(t).String()), nil }
+
+// UnmarshalText reads Go's notation, or a number of seconds.
+func (t *Timeout) UnmarshalText(b []byte) error {
+	d, err := time.ParseDuration(string(b))
+	if n, nerr := strconv.ParseFloat(string(b), 64); nerr == nil {
+		if n >= float64(time.Millisecond) {
+			n /= float64(time.Second) // nanoseconds, as older clients send a duration
+		}
+		d, err = time.Duration(n*float64(time.Second)), nil
+	}
+	if err != nil || d < 0 || d > 24*time.Hour {
+		return volant.Invalidf("timeout %q: use a time of 0s to 24h such as \"10s\", or a number of seconds", b)
+	}
+	*t = Timeout(d)
+	return nil
+}
+
+// UnmarshalJSON reads a string or a number.
+func (t *Timeout) UnmarshalJSON(b []byte) error {
+	if string(b) == "null" {
+		return nil
+	}
+	return t.UnmarshalText(bytes.Trim(b, `"`))
 }
 
 // SignalMachine is the body of POST …/signal.
@@ -213,6 +274,7 @@ type Waited struct {
 	OK      bool   `json:"ok"`
 	State   string `json:"state"`
 	Version string `json:"version"`
+	EventID string `json:"event_id,omitempty"` // the newest of the machine's events that belongs to it
 }
 
 // Exec is the body of POST …/exec.

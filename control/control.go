@@ -41,18 +41,29 @@ import (
 
 // Machines is what the API asks of the hosts.
 type Machines interface {
-	Wake(ctx context.Context, id volant.MachineID, reason string) error
+	// Start wakes a machine, a cordoned one too.
+	Start(ctx context.Context, id volant.MachineID, by string) error
 	// Sleep stops or suspends a machine, open connections or not.
-	Sleep(ctx context.Context, id volant.MachineID, how, by string) error
-	Restart(ctx context.Context, id volant.MachineID, by string) error
+	Sleep(ctx context.Context, id volant.MachineID, how string, e Ending) error
+	Restart(ctx context.Context, id volant.MachineID, e Ending) error
 	Signal(ctx context.Context, id volant.MachineID, sig int) error
 	Exec(ctx context.Context, id volant.MachineID, e guest.Exec) (guest.Exit, error)
+	// Events are a machine's history, the newest first; none where its host has forgotten it.
+	Events(id volant.MachineID, limit int) []volant.Event
+	Stats(ctx context.Context, id volant.MachineID) (guest.Stats, error)
 	// OldLogs are the destroyed machines of an app whose logs are kept, newest first.
 	OldLogs(app volant.AppID) []volant.MachineID
 	// Logs calls fn for the last tail lines, all if it is negative, and with follow for each new one until ctx ends.
 	Logs(ctx context.Context, id volant.MachineID, tail int, follow bool, fn func(guest.LogLine) error) error
 	// Place reserves room for a new machine on a host and says which.
 	Place(ctx context.Context, m *volant.Machine) (volant.NodeID, error)
+}
+
+// Ending says who ends an app, and how, where its config is not to say.
+type Ending struct {
+	By     string
+	Signal int           // 0: as its config says
+	Grace  time.Duration // 0: as its config says
 }
 
 // Images is the store of blobs and root disks. An organization sees the blobs that it has shown it has;

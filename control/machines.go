@@ -2,14 +2,12 @@ package control
 
 import (
 	"cmp"
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
 	"slices"
 	"strings"
-	"time"
 	"unicode"
 
 	"github.com/oklog/ulid/v2"
@@ -18,7 +16,6 @@ import (
 	"github.com/volant-edge/volant/api"
 	"github.com/volant-edge/volant/catalog"
 	"github.com/volant-edge/volant/store"
-	"github.com/volant-edge/volant/why"
 )
 
 // machine finds the machine of the path and authorizes the call. Destroyed ones can still be read.
@@ -59,15 +56,64 @@ func (s *Server) machineView(snap *catalog.Snapshot, m *volant.Machine, slots ma
 	return v
 }
 
-// machineState is the host's word, and for a machine it has not spoken of, what the wish implies.
+// machineState is the host's word, and for a machine it has not spoken of, what the wish implies. One that is
+// still what it was before its newest config is being updated.
 func machineState(m *volant.Machine, have volant.Have) volant.State {
 	switch {
-	case have.State != "":
-		return have.State
-	case gone(m):
+	case have.State == "" && gone(m), m.Tombstone:
 		return volant.StateDestroyed
+	case have.State == "":
+		return volant.StateCreated
+	case have.Version == "" || have.Version == m.Version || gone(m):
+		return have.State
 	}
-	return volant.StateCreated
+	switch have.State {
+	case volant.StateStarted, volant.StateStarting, volant.StateStopping, volant.StateSuspending, volant.StateSuspended:
+		return volant.StateUpdating
+	default:
+		return have.State
+	}
+}
+
+// filter selects machines by the parameters of a list.
+type filter struct {
+	deleted  bool
+	region   string
+	states   []string
+	metadata map[string]string
+}
+
+func (c *call) filter() filter {
+	f := filter{deleted: c.flag("include_deleted"), metadata: map[string]string{}}
+	for k, v := range c.r.URL.Query() {
+		key, isMeta := strings.CutPrefix(k, "metadata.")
+		switch {
+		case isMeta:
+			f.metadata[key] = v[0]
+		case k == "region":
+			f.region = v[0]
+		case k == "state":
+			for _, list := range v {
+				f.states = append(f.states, strings.FieldsFunc(list, func(r rune) bool { return r == ',' || r == ' ' })...)
+			}
+		}
+	}
+	return f
+}
+
+func (f *filter) takes(m *volant.Machine, st volant.State) bool {
+	for k, v := range f.metadata {
+		if m.Config.Metadata[k] != v {
+			return false
+		}
+	}
+	switch {
+	case st == volant.StateDestroyed && !f.deleted && !slices.Contains(f.states, string(st)):
+		return false
+	case f.region != "" && string(m.Region) != f.region:
+		return false
+	}
+	return len(f.states) == 0 || slices.Contains(f.states, string(st))
 }
 
 func (s *Server) listMachines(w http.ResponseWriter, c *call) error {
@@ -75,18 +121,20 @@ func (s *Server) listMachines(w http.ResponseWriter, c *call) error {
 	if err != nil {
 		return err
 	}
-	slots := s.Traffic.Slots(a.App)
-	region, states := c.r.URL.Query().Get("region"), c.r.URL.Query().Get("state")
+	slots, f, summary := s.Traffic.Slots(a.App), c.filter(), c.flag("summary")
 	out := []api.Machine{}
 	for _, m := range snap.Machines(a.App) {
-		v := s.machineView(snap, m, slots)
-		switch {
-		case gone(m) && v.State == string(volant.StateDestroyed) && !c.flag("include_deleted"):
-		case region != "" && v.Region != region:
-		case states != "" && !slices.Contains(strings.Split(states, ","), v.State):
-		default:
-			out = append(out, v)
+		have, _ := snap.Have(volant.MachineID(m.ID))
+		if !f.takes(m, machineState(m, have)) {
+			continue
 		}
+		v := s.machineView(snap, m, slots)
+		if summary {
+			v.Config, v.Checks = volant.MachineConfig{}, []volant.Check{}
+		} else {
+			v.Events = eventViews(s.history(m, shownEvents))
+		}
+		out = append(out, v)
 	}
 	slices.SortFunc(out, func(a, b api.Machine) int { return cmp.Or(a.CreatedAt.Compare(b.CreatedAt), cmp.Compare(a.ID, b.ID)) })
 	reply(w, http.StatusOK, out)
@@ -98,52 +146,8 @@ func (s *Server) getMachine(w http.ResponseWriter, c *call) error {
 	if err != nil {
 		return err
 	}
-	v, err := s.fullView(c, a, m)
-	if err != nil {
-		return err
-	}
-	reply(w, http.StatusOK, v)
+	reply(w, http.StatusOK, s.fullView(a, m))
 	return nil
-}
-
-func (s *Server) machineEvents(w http.ResponseWriter, c *call) error {
-	_, m, _, err := s.machine(c)
-	if err != nil {
-		return err
-	}
-	limit, err := c.number("limit", 20, 1, 50)
-	if err != nil {
-		return err
-	}
-	events, err := s.events(c, m, limit)
-	if err != nil {
-		return err
-	}
-	reply(w, http.StatusOK, events)
-	return nil
-}
-
-// events tells a machine's history out of the reasons on record.
-func (s *Server) events(c *call, m *volant.Machine, limit int) ([]api.MachineEvent, error) {
-	recs, err := s.Reasons.Query(c.ctx(), why.Query{
-		Machine: volant.MachineID(m.ID), Limit: limit,
-		Kinds: []why.Kind{why.Wake, why.Sleep, why.Machine, why.Change, why.Placement},
-	})
-	if err != nil {
-		return nil, err
-	}
-	out := []api.MachineEvent{}
-	for _, r := range recs {
-		source := "host"
-		if r.Kind == why.Change {
-			source = "user"
-		}
-		out = append(out, api.MachineEvent{
-			ID: fmt.Sprintf("%x", r.Time.UnixNano()), Type: string(r.Kind), Status: r.Rule, Source: source,
-			Timestamp: r.Time.UnixMilli(), Request: map[string]any{"text": r.Text},
-		})
-	}
-	return out, nil
 }
 
 func (s *Server) createMachine(w http.ResponseWriter, c *call) error {
@@ -185,10 +189,7 @@ func (s *Server) createMachine(w http.ResponseWriter, c *call) error {
 		return err
 	}
 	s.audit(c, a.Org, m.App, volant.MachineID(m.ID), "machine_created", fmt.Sprintf("machine %s was created by hand", m.ID))
-	v, err := s.fullView(c, a, m)
-	if err != nil {
-		return err
-	}
+	v := s.fullView(a, m)
 	if lease != nil {
 		v.Nonce = lease.Nonce
 	}
@@ -265,15 +266,14 @@ func newMachine(a *volant.App, in *api.CreateMachine, image volant.Digest, regio
 }
 
 // fullView is a machine with its history, as it is now.
-func (s *Server) fullView(c *call, a *volant.App, m *volant.Machine) (api.Machine, error) {
+func (s *Server) fullView(a *volant.App, m *volant.Machine) api.Machine {
 	snap := s.Catalog.Snapshot()
 	if now, ok := snap.Machine(volant.MachineID(m.ID)); ok {
 		m = now
 	}
 	v := s.machineView(snap, m, s.Traffic.Slots(a.App))
-	var err error
-	v.Events, err = s.events(c, m, 20)
-	return v, err
+	v.Events = eventViews(s.history(m, shownEvents))
+	return v
 }
 
 func destroyedError(m *volant.Machine) error {
@@ -308,6 +308,9 @@ func (s *Server) cordon(on bool) handler {
 		if err != nil {
 			return err
 		}
+		if gone(m) {
+			return destroyedError(m)
+		}
 		return s.change(w, c, a, m, rule, func(m *volant.Machine) error {
 			m.Cordoned = on
 			return nil
@@ -325,115 +328,13 @@ func (s *Server) change(w http.ResponseWriter, c *call, a *volant.App, m *volant
 	return nil
 }
 
-// act does a call to the machine's host, audits it and answers ok.
-func (s *Server) act(w http.ResponseWriter, c *call, rule string, do func(ctx context.Context, m *volant.Machine) error) error {
-	a, m, snap, err := s.machine(c)
-	if err != nil {
-		return err
-	}
-	if gone(m) {
-		return destroyedError(m)
-	}
-	if err := s.unleased(c, m); err != nil {
-		return err
-	}
-	before := machineState(m, first(snap.Have(volant.MachineID(m.ID))))
-	if err := do(c.ctx(), m); err != nil {
-		return err
-	}
-	s.audit(c, a.Org, a.App, volant.MachineID(m.ID), rule, "machine "+m.ID+": "+strings.ReplaceAll(rule, "_", " "))
-	reply(w, http.StatusOK, api.Acted{OK: true, PreviousState: string(before)})
-	return nil
-}
-
-func first[A, B any](a A, _ B) A { return a }
-
-// startMachine wakes an auto machine; one whose wish is off is wished on again.
-func (s *Server) startMachine(w http.ResponseWriter, c *call) error {
-	return s.act(w, c, "start_asked", func(ctx context.Context, m *volant.Machine) error {
-		if m.Run != volant.RunOff {
-			return s.Machines.Wake(ctx, volant.MachineID(m.ID), "asked through the API by "+c.who.name)
+// wished is the Change of a machine's wish for its running.
+func wished(m *volant.Machine, run volant.Run) store.Change {
+	return store.Edit(m.Key(), func(m *volant.Machine) error {
+		if m.Run == volant.RunDestroyed {
+			return destroyedError(m)
 		}
-		return s.wish(c, m, volant.RunOn)
-	})
-}
-
-func (s *Server) wish(c *call, m *volant.Machine, run volant.Run) error {
-	_, err := s.commit(c, m, store.Edit(m.Key(), func(m *volant.Machine) error {
 		m.Run = run
 		return nil
-	}))
-	return err
-}
-
-func (s *Server) stopMachine(w http.ResponseWriter, c *call) error { return s.sleep(w, c, "stop") }
-
-func (s *Server) suspendMachine(w http.ResponseWriter, c *call) error {
-	return s.sleep(w, c, "suspend")
-}
-
-// sleep puts an auto machine to sleep. One that is wished on is stopped by a new wish.
-func (s *Server) sleep(w http.ResponseWriter, c *call, how string) error {
-	rests := map[string]volant.State{"stop": volant.StateStopped, "suspend": volant.StateSuspended}[how]
-	return s.act(w, c, how+"_asked", func(ctx context.Context, m *volant.Machine) error {
-		if have, _ := s.Catalog.Snapshot().Have(volant.MachineID(m.ID)); have.State == rests && m.Run == volant.RunAuto {
-			return nil // it is what was asked for
-		}
-		if m.Run == volant.RunOn {
-			if how == "suspend" {
-				return volant.Errorf(volant.ErrPrecondition, "machine %s is wished on, so it cannot be suspended", m.ID).WithRemedy("stop it, or give it a service")
-			}
-			return s.wish(c, m, volant.RunOff)
-		}
-		return s.Machines.Sleep(ctx, volant.MachineID(m.ID), how, c.who.name)
 	})
-}
-
-func (s *Server) restartMachine(w http.ResponseWriter, c *call) error {
-	return s.act(w, c, "restart_asked", func(ctx context.Context, m *volant.Machine) error {
-		return s.Machines.Restart(ctx, volant.MachineID(m.ID), c.who.name)
-	})
-}
-
-// waitMachine answers when the machine has reached the state, or 408.
-func (s *Server) waitMachine(w http.ResponseWriter, c *call) error {
-	_, m, _, err := s.machine(c)
-	if err != nil {
-		return err
-	}
-	want := cmp.Or(c.r.URL.Query().Get("state"), string(volant.StateStarted))
-	known := []string{"started", "stopped", "suspended", "destroyed", "failed", "settled"}
-	if !slices.Contains(known, want) {
-		return volant.Invalidf("state=%q: use one of %s", want, strings.Join(known, ", "))
-	}
-	seconds, err := c.number("timeout", 60, 1, 60)
-	if err != nil {
-		return err
-	}
-	var last volant.State
-	err = s.untilSnapshot(c, time.Duration(seconds)*time.Second, func(snap *catalog.Snapshot) (bool, error) {
-		now, ok := snap.Machine(volant.MachineID(m.ID))
-		if !ok {
-			now = m
-		}
-		last = machineState(now, first(snap.Have(volant.MachineID(m.ID))))
-		return string(last) == want || want == "settled" && settled(last), nil
-	})
-	if errors.Is(err, errTimeout) {
-		return fmt.Errorf("%w: machine %s did not reach %s in %d s; it is %s", errTimeout, m.ID, want, seconds, last)
-	}
-	if err != nil {
-		return err
-	}
-	reply(w, http.StatusOK, api.Waited{OK: true, State: string(last), Version: m.Version})
-	return nil
-}
-
-func settled(st volant.State) bool {
-	switch st {
-	case volant.StateStarting, volant.StateSuspending, volant.StateStopping, volant.StateDestroying:
-		return false
-	default:
-		return true
-	}
 }

@@ -37,7 +37,7 @@ func (r *rig) do(method, path, body string, out any) (int, api.Error) {
 		req.Header.Set("fly-machine-lease-nonce", r.nonce)
 	}
 	rec := httptest.NewRecorder()
-	r.p.Node.API().ServeHTTP(rec, req)
+	r.p.Handler().ServeHTTP(rec, req)
 	var e api.Error
 	if rec.Code >= 300 {
 		if err := json.Unmarshal(rec.Body.Bytes(), &e); err != nil || e.Error == "" || e.Status == "" {

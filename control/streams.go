@@ -9,7 +9,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"syscall"
 	"time"
 
 	volant "github.com/volant-edge/volant"
@@ -17,37 +16,6 @@ import (
 	"github.com/volant-edge/volant/guest"
 	"github.com/volant-edge/volant/why"
 )
-
-// signals are the names the API takes, with or without SIG.
-var signals = map[string]syscall.Signal{
-	"ABRT": syscall.SIGABRT, "ALRM": syscall.SIGALRM, "FPE": syscall.SIGFPE, "HUP": syscall.SIGHUP, "ILL": syscall.SIGILL,
-	"INT": syscall.SIGINT, "KILL": syscall.SIGKILL, "PIPE": syscall.SIGPIPE, "QUIT": syscall.SIGQUIT, "SEGV": syscall.SIGSEGV,
-	"TERM": syscall.SIGTERM, "TRAP": syscall.SIGTRAP, "USR1": syscall.SIGUSR1, "USR2": syscall.SIGUSR2,
-}
-
-func (s *Server) signalMachine(w http.ResponseWriter, c *call) error {
-	var in api.SignalMachine
-	if err := c.read(w, &in); err != nil {
-		return err
-	}
-	var sig syscall.Signal
-	switch v := in.Signal.(type) {
-	case string:
-		sig = signals[strings.TrimPrefix(strings.ToUpper(v), "SIG")]
-	case float64:
-		for _, known := range signals {
-			if float64(known) == v {
-				sig = known
-			}
-		}
-	}
-	if sig == 0 {
-		return volant.Invalidf("signal %v: use a name such as SIGTERM", in.Signal)
-	}
-	return s.act(w, c, "signal_sent", func(ctx context.Context, m *volant.Machine) error {
-		return s.Machines.Signal(ctx, volant.MachineID(m.ID), int(sig))
-	})
-}
 
 // exec runs a command in an awake machine. Streamed, each piece of output is a line of JSON.
 func (s *Server) exec(w http.ResponseWriter, c *call) error {

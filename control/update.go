@@ -84,10 +84,7 @@ func (s *Server) changeConfig(w http.ResponseWriter, c *call, next func(*volant.
 		}
 		nonce = l.Nonce
 	}
-	v, err := s.fullView(c, a, m)
-	if err != nil {
-		return err
-	}
+	v := s.fullView(a, m)
 	v.Nonce = nonce
 	reply(w, http.StatusOK, v)
 	return nil

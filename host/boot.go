@@ -98,7 +98,11 @@ func (m *machine) boot(ctx context.Context, step Step) error {
 	r := m.record()
 	snap := r.Snapshot
 	md := m.h.bestMode(&w, snap)
-	err := m.write(pointBootBegin, func(r *record) { r.begin(md, &w, step.Rule) })
+	source := m.takeSource()
+	err := m.write(pointBootBegin, func(r *record) {
+		r.begin(md, &w, step.Rule)
+		r.happened(r.woken(step.Rule), volant.StateStarting, source)
+	})
 	if err != nil {
 		m.h.ledger.release(m.id)
 		return err
@@ -139,6 +143,18 @@ func (m *machine) boot(ctx context.Context, step Step) error {
 	return nil
 }
 
+// takeSource is who wanted the machine awake.
+func (m *machine) takeSource() string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	source := m.wokenFor
+	m.wokenFor = ""
+	if source == "" {
+		return volant.SourceHost
+	}
+	return source
+}
+
 // clear removes what is left of a VM that died.
 func (m *machine) clear(ctx context.Context) error {
 	m.unwatch()
@@ -156,6 +172,7 @@ func (r *record) begin(md mode, w *volant.Machine, rule string) {
 	r.State, r.Mode, r.Made, r.Handle, r.Snapshot = volant.StateStarting, md, false, nil, nil
 	r.Version, r.Wanted, r.Served, r.Draining, r.Then = w.Version, true, false, false, ""
 	r.Tries++
+	r.ExitTold = false
 	if md != modeRestore {
 		r.Life = r.Tries
 	}
@@ -366,6 +383,7 @@ func (m *machine) awake(md mode, step Step, took time.Duration) {
 		r.State, r.Made = volant.StateStarted, false
 		r.Boots++
 		r.BootID = sess.Hello().BootID
+		r.happened(r.woken(step.Rule), volant.StateStarted, volant.SourceHost)
 		r.Reason = "runs: " + string(md)
 	})
 	m.laps.lap("record")
@@ -392,10 +410,12 @@ func (m *machine) bootFailed(ctx context.Context, err error) error {
 		r.Reason = "boot: " + err.Error()
 		if cancelled {
 			r.State, r.Reason = volant.StateStopped, "its boot was called off"
+			r.happened(volant.EventStop, volant.StateStopped, volant.SourceHost)
 			return
 		}
 		if r.Failures++; r.Failures >= maxFailures || hopeless(err) {
 			r.State, r.Wanted = volant.StateFailed, false
+			r.happened(volant.EventStart, volant.StateFailed, volant.SourceHost)
 		}
 	})
 	r := m.record()

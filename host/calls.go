@@ -37,8 +37,12 @@ func (m *machine) takeWish(w volant.Machine) (found, news bool, err error) {
 		m.rec.Machine, m.rec.Generation = w, w.Generation
 		return found, true, nil
 	}
+	wanted := m.rec.Wanted
 	if err := m.writeLocked(pointWish, func(r *record) { r.follow(w) }); err != nil {
 		return found, true, err
+	}
+	if m.rec.Wanted && !wanted {
+		m.wokenFor = wishSource(&w)
 	}
 	m.unwished = false
 	m.prepared = m.prepared && w.Image == old.Image
@@ -58,6 +62,7 @@ func (r *record) follow(w volant.Machine) {
 	changed := old.Version != w.Version
 	if changed {
 		r.Failures, r.Restarts = 0, nil
+		r.tellOfVersion(old.Version == "", &w)
 	}
 	switch w.Run {
 	case volant.RunOn:
@@ -74,6 +79,19 @@ func (r *record) follow(w volant.Machine) {
 	}
 }
 
+// tellOfVersion adds a new version to the history.
+func (r *record) tellOfVersion(first bool, w *volant.Machine) {
+	switch {
+	case w.Run == volant.RunDestroyed:
+	case first:
+		r.happened(volant.EventLaunch, volant.StateCreated, wishSource(w))
+	case r.Version != "" && r.State != volant.StateSuspended:
+		r.happened(volant.EventUpdate, volant.StateUpdating, wishSource(w))
+	default:
+		r.happened(volant.EventUpdate, r.State, wishSource(w))
+	}
+}
+
 // launch begins with a new version as the wish says.
 func (r *record) launch(w volant.Machine) {
 	switch {
@@ -81,14 +99,16 @@ func (r *record) launch(w volant.Machine) {
 		r.Wanted = false
 		if r.State == volant.StateCreated {
 			r.State, r.Reason = volant.StateStopped, "it is to be started later"
+			r.happened(volant.EventStop, volant.StateStopped, volant.SourceHost)
 		}
 	case w.Launch == volant.LaunchStart && (w.Run == volant.RunOn || w.Run == volant.RunAuto):
 		r.Wanted = true
 	}
 }
 
-// wake wants the machine awake and returns when it is on record that it starts.
-func (m *machine) wake(ctx context.Context, reason string) error {
+// wake wants the machine awake and returns when it is on record that it starts. What a user asks for, a cordon
+// does not hinder: that is about connections.
+func (m *machine) wake(ctx context.Context, source, reason string) error {
 	m.mu.Lock()
 	r := &m.rec
 	switch {
@@ -99,7 +119,7 @@ func (m *machine) wake(ctx context.Context, reason string) error {
 		m.mu.Unlock()
 		return volant.Errorf(volant.ErrPrecondition, "machine %s was stopped by its owner", m.id).
 			WithRemedy("start it: volant machine start %s", m.id)
-	case r.Machine.Run == volant.RunAuto && r.Machine.Cordoned:
+	case r.Machine.Run == volant.RunAuto && r.Machine.Cordoned && source != volant.SourceUser:
 		m.mu.Unlock()
 		return volant.Errorf(volant.ErrPrecondition, "machine %s is cordoned", m.id).
 			WithRemedy("uncordon it: volant machine uncordon %s", m.id)
@@ -114,7 +134,7 @@ func (m *machine) wake(ctx context.Context, reason string) error {
 		r.Restarts = nil
 	}
 	if !r.Wanted {
-		m.wokenBy, m.retryAt = reason, time.Time{}
+		m.wokenBy, m.wokenFor, m.retryAt = reason, source, time.Time{}
 	}
 	r.Wanted = true
 	c := make(chan error, 1)

@@ -257,7 +257,7 @@ func TestAPIRestartRunsTheAppAgain(t *testing.T) {
 		r.fakes.App = p.app
 		_, id := awakeRig(t, r)
 		g := r.world.Guest(string(id))
-		if err := r.Restart(t.Context(), id, "test"); err != nil {
+		if err := r.Restart(t.Context(), id, host.Restart{By: "test"}); err != nil {
 			t.Fatal(err)
 		}
 		r.settle()

@@ -250,7 +250,7 @@ func (h *Host) findOrMake(id volant.MachineID, w volant.Machine) (m *machine, ma
 	}
 	r.Machine.ID, r.Machine.App, r.Machine.Org = w.ID, w.App, w.Org
 	if r.State == volant.StateDestroyed {
-		r.Machine = w // there is nothing to put on record, and nothing to do
+		r.Machine, r.Events = w, w.Last // there is nothing to put on record, and nothing to do
 		r.Machine.Run = volant.RunDestroyed
 	}
 	m = newMachine(h, r)
@@ -384,19 +384,28 @@ func (h *Host) tenant(org volant.OrgID, but volant.MachineID) error {
 
 // Wake wants a machine awake and returns when it is on record that it starts. Idempotent.
 func (h *Host) Wake(ctx context.Context, id volant.MachineID, reason string) error {
+	return h.WakeFor(ctx, id, volant.SourceHost, reason)
+}
+
+// WakeFor is Wake for somebody: a user, who may wake a cordoned machine, or a connection.
+func (h *Host) WakeFor(ctx context.Context, id volant.MachineID, source, reason string) error {
 	m, err := h.find(id)
 	if err != nil {
 		return err
 	}
-	return m.wake(ctx, reason)
+	return m.wake(ctx, source, reason)
 }
 
 // Sleep is an order to put a machine to sleep.
 type Sleep struct {
 	How   string // suspend, stop
-	Force bool   // even with open connections
+	Force bool   // even with open connections: the API asks
 	Term  uint64 // of the app's scaler; 0: not a scaler
 	By    string // who asks
+
+	// Of a stop: a signal and a time to end in place of the config's; 0: the config's.
+	Signal int
+	Grace  time.Duration
 }
 
 // Sleep puts an awake machine to sleep and returns when that is on record. Without Force a machine with open
@@ -412,7 +421,7 @@ func (h *Host) Sleep(ctx context.Context, id volant.MachineID, s Sleep) error {
 	if err := h.journal.checkTerm(m.wish().App, s.Term); err != nil {
 		return err
 	}
-	return m.order(ctx, &ask{what: s.How, seal: !s.Force, rule: "asked", by: s.By})
+	return m.order(ctx, &ask{what: s.How, seal: !s.Force, rule: "asked", by: s.By, sig: s.Signal, grace: s.Grace, user: s.Force})
 }
 
 // Drain sets or clears draining.
@@ -438,13 +447,21 @@ func (h *Host) Drain(_ context.Context, id volant.MachineID, d Drain) error {
 	return m.drain(d)
 }
 
+// Restart is an order to run an app again.
+type Restart struct {
+	By string
+	// A signal and a time to end in place of the config's; 0: the config's.
+	Signal int
+	Grace  time.Duration
+}
+
 // Restart runs the app of an awake machine again, in place.
-func (h *Host) Restart(ctx context.Context, id volant.MachineID, by string) error {
+func (h *Host) Restart(ctx context.Context, id volant.MachineID, r Restart) error {
 	m, err := h.find(id)
 	if err != nil {
 		return err
 	}
-	return m.order(ctx, &ask{what: AskRestart, rule: "asked", by: by})
+	return m.order(ctx, &ask{what: AskRestart, rule: "asked", by: r.By, sig: r.Signal, grace: r.Grace, user: true})
 }
 
 // Signal sends a signal to the app.

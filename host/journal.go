@@ -39,6 +39,8 @@ type record struct {
 	Failures   int            `json:"failures"`            // boots in a row that did not come to serve
 	Served     bool           `json:"served,omitempty"`    // this run has served
 	Exit       *volant.Exit   `json:"exit,omitempty"`      // of the last run
+	Events     []volant.Event `json:"events,omitempty"`    // its history, the newest last; never changed in place
+	ExitTold   bool           `json:"exit_told,omitempty"` // it is in Events
 	Restarts   []time.Time    `json:"restarts,omitempty"`  // within the window of the restart policy
 	BootID     string         `json:"boot_id,omitempty"`   // of the guest
 	HostBoot   string         `json:"host_boot,omitempty"` // boot ID of the host that Handle is of

@@ -33,7 +33,8 @@ type machine struct {
 	ask      *ask
 	waiters  []chan error // of wakes
 	wokenBy  string
-	deaf     bool // this run was counted among those that did not come to serve
+	wokenFor string // the source of that, for its history
+	deaf     bool   // this run was counted among those that did not come to serve
 	slots    int
 	empty    time.Time // since when slots is 0
 	exit     *volant.Exit
@@ -69,6 +70,9 @@ type ask struct {
 	seal  bool
 	rule  string        // why, in a word
 	by    string        // who asks
+	sig   int           // of a stop or restart: in place of the config's; 0: the config's
+	grace time.Duration // and how long the app has to end; 0: the config's
+	user  bool          // the API asks
 	begun chan error    // gets nil when it is on record, or why not
 	done  chan struct{} // closed when it is done
 }
@@ -314,10 +318,13 @@ func (m *machine) haveLocked() volant.Have {
 	r := &m.rec
 	v := volant.Have{
 		Machine: m.id, App: r.Machine.App, Node: m.h.cfg.Node, Epoch: m.h.cfg.Epoch, Seq: m.seq,
-		State: r.State, Generation: r.Generation, Since: r.Since, Draining: r.Draining,
+		State: r.State, Generation: r.Generation, Version: r.Version, Since: r.Since, Draining: r.Draining,
 		Memory: m.h.ledger.heldMB(m.id), Boots: r.Boots, Exit: r.Exit, Reason: r.Reason,
 		Failures: r.Failures, Restarts: len(within(r.Restarts, time.Now())), Orphan: m.orphan, Cold: r.Mode != modeRestore, Life: r.Life,
 		IP: m.link.IP(), PrivateIP: m.link.Net.Addr6.Addr(),
+	}
+	if v.Version == "" {
+		v.Version = r.Machine.Version
 	}
 	if r.State == volant.StateStarted {
 		v.Ready = true

@@ -140,6 +140,7 @@ func (m *machine) remedy(ctx context.Context, remedy Remedy, r *record, sameBoot
 		if m.vm == nil {
 			m.note(pointSuspendDone, func(r *record) {
 				r.State, r.Handle, r.Draining, r.Then, r.Reason = volant.StateSuspended, nil, false, "", "sleeps"
+				r.happened(volant.EventSuspend, volant.StateSuspended, volant.SourceHost)
 			})
 			m.publish()
 			return nil

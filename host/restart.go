@@ -21,6 +21,7 @@ func (m *machine) restart(ctx context.Context, step Step) error {
 		if step.Rule == "restart_policy" {
 			r.Restarts = append(within(r.Restarts, time.Now()), time.Now())
 		}
+		r.happened(volant.EventRestart, volant.StateStarting, a.source())
 		if exit != nil {
 			r.Exit = exit
 		}
@@ -31,7 +32,7 @@ func (m *machine) restart(ctx context.Context, step Step) error {
 	}
 	m.publish()
 	a.start()
-	err = m.runAgain(ctx, up, ended)
+	err = m.runAgain(ctx, a, up, ended)
 	a.finish(err)
 	if err != nil && !m.h.stopping() {
 		m.log.Warn("restart in place failed", "err", err)
@@ -41,20 +42,16 @@ func (m *machine) restart(ctx context.Context, step Step) error {
 }
 
 // runAgain ends the app if it runs and starts it.
-func (m *machine) runAgain(ctx context.Context, up bool, ended chan struct{}) error {
+func (m *machine) runAgain(ctx context.Context, a *ask, up bool, ended chan struct{}) error {
 	sess, err := m.session()
 	if err != nil {
 		return err
 	}
-	w := m.wish()
 	if up {
-		wait := w.Config.StopConfig.Timeout.D()
-		if wait <= 0 {
-			wait = defaultStopTimeout
-		}
+		sig, wait := m.ending(a)
 		sctx, cancel := context.WithTimeout(ctx, wait)
 		defer cancel()
-		if err := sess.Signal(sctx, stopSignal(w.Config.StopConfig.Signal, m.rootfs.StopSignal)); err != nil {
+		if err := signalApp(ctx, sess, sig); err != nil {
 			return err
 		}
 		select {
@@ -83,6 +80,8 @@ func (m *machine) runAgain(ctx context.Context, up bool, ended chan struct{}) er
 	m.setUp(true, true)
 	m.note(pointBootServed, func(r *record) {
 		r.State, r.Made, r.Reason = volant.StateStarted, false, "runs again"
+		r.ExitTold = false
+		r.happened(volant.EventRestart, volant.StateStarted, volant.SourceHost)
 	})
 	select {
 	case m.reran <- struct{}{}:

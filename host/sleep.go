@@ -18,6 +18,7 @@ const (
 	freezeTimeout   = 5 * time.Second
 	snapshotTimeout = 2 * time.Minute
 	shutdownTimeout = 3 * time.Second
+	signalTimeout   = 3 * time.Second
 	sealRetry       = time.Second
 )
 
@@ -94,6 +95,7 @@ func (m *machine) suspend(ctx context.Context, step Step, a *ask) error {
 	begun := time.Now()
 	err := m.write(pointSuspendBegin, func(r *record) {
 		r.State, r.Wanted, r.Reason = volant.StateSuspending, false, "falls asleep: "+step.Rule
+		r.happened(volant.EventSuspend, volant.StateSuspending, a.source())
 		r.Tries++
 	})
 	if err != nil {
@@ -155,10 +157,11 @@ func (m *machine) snapshot(ctx context.Context) (*manifest, error) {
 
 // runOn goes on with a VM whose snapshot is not needed any more, since a connection came meanwhile.
 func (m *machine) runOn(ctx context.Context) error {
-	r := m.record()
+	r, source := m.record(), m.takeSource()
 	err := m.write(pointSuspendUndone, func(r *record) {
 		r.State, r.Mode, r.Made, r.Snapshot = volant.StateStarting, modeRestore, true, nil
 		r.Draining, r.Then, r.Reason = false, "", "woken while it fell asleep"
+		r.happened(volant.EventResume, volant.StateStarting, source)
 	})
 	if err != nil {
 		return err
@@ -203,6 +206,7 @@ func (m *machine) asleep(ctx context.Context, step Step, a *ask, begun time.Time
 	m.note(pointSuspendDone, func(r *record) {
 		r.State, r.Handle, r.Draining, r.Then = volant.StateSuspended, nil, false, ""
 		r.Reason = "sleeps: " + a.reason(step.Rule)
+		r.happened(volant.EventSuspend, volant.StateSuspended, volant.SourceHost)
 	})
 	m.h.freed(m.id)
 	m.publish()

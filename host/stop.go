@@ -23,6 +23,8 @@ func (m *machine) stop(ctx context.Context, step Step) error {
 		}
 		if exit != nil {
 			r.Exit = exit
+		} else {
+			r.happened(volant.EventStop, volant.StateStopping, stopSource(step, a, &r.Machine))
 		}
 	})
 	if err != nil {
@@ -33,7 +35,7 @@ func (m *machine) stop(ctx context.Context, step Step) error {
 	m.publish()
 	a.start()
 	if up && exit == nil {
-		m.askToEnd(ctx)
+		m.askToEnd(ctx, a)
 	}
 	m.unwatch()
 	if vm := m.vm; vm != nil {
@@ -73,36 +75,59 @@ func (m *machine) stopped(step Step, a *ask, exit *volant.Exit, ran bool) {
 		if step.Do == DoFail {
 			r.State, r.Reason = volant.StateFailed, "exited too often: the last time "+exitText(exit)
 		}
+		r.exited(*exit, r.State, false)
 	})
 	if spent != nil {
 		m.h.removeTree(spent.Dir)
 	}
 	m.h.freed(m.id)
-	m.publish()
+	if step.Rule != "updated" || !m.record().Wanted { // else it boots at once, and is not at rest
+		m.publish()
+	}
 	m.log.Info("machine stopped", "rule", step.Rule, "exit_code", exit.Code)
 	m.because(why.Sleep, step.Rule, fmt.Sprintf("stopped (%s): %s", a.reason(step.Rule), exitText(exit)))
 }
 
-// askToEnd sends the stop signal and waits for the app to end, no longer than its config says.
-func (m *machine) askToEnd(ctx context.Context) {
+// stopSource is who is behind a stop: who asked for it, or who wrote the wish it follows.
+func stopSource(step Step, a *ask, w *volant.Machine) string {
+	switch step.Rule {
+	case "off", "updated", "destroyed":
+		return wishSource(w)
+	}
+	return a.source()
+}
+
+// ending is how an app is asked to end: as the order says, else its config, else its image.
+func (m *machine) ending(a *ask) (sig int, wait time.Duration) {
+	w := m.wish()
+	sig = stopSignal(w.Config.StopConfig.Signal, m.rootfs.StopSignal)
+	if wait = w.Config.StopConfig.Timeout.D(); wait <= 0 {
+		wait = defaultStopTimeout
+	}
+	if a != nil && a.sig > 0 {
+		sig = a.sig
+	}
+	if a != nil && a.grace > 0 {
+		wait = a.grace
+	}
+	return sig, wait
+}
+
+// askToEnd sends the stop signal and waits for the app to end, no longer than the order or its config says.
+func (m *machine) askToEnd(ctx context.Context, a *ask) {
 	sess, err := m.session()
 	if err != nil {
 		return
 	}
-	w := m.wish()
-	sig := stopSignal(w.Config.StopConfig.Signal, m.rootfs.StopSignal)
-	wait := w.Config.StopConfig.Timeout.D()
-	if wait <= 0 {
-		wait = defaultStopTimeout
-	}
+	sig, wait := m.ending(a)
 	m.mu.Lock()
 	ended := m.appDone
 	m.mu.Unlock()
-	sctx, cancel := context.WithTimeout(ctx, wait)
-	defer cancel()
-	if err := sess.Signal(sctx, sig); err != nil {
+	if err := signalApp(ctx, sess, sig); err != nil {
 		m.log.Warn("stop signal failed", "err", err)
 	} else {
+		sctx, cancel := context.WithTimeout(ctx, wait)
+		defer cancel()
 		select {
 		case <-ended:
 		case <-sctx.Done():
@@ -115,12 +140,20 @@ func (m *machine) askToEnd(ctx context.Context) {
 	}
 }
 
+// signalApp sends a signal, as far as the guest takes it in a reasonable time.
+func signalApp(ctx context.Context, sess Session, sig int) error {
+	ctx, cancel := context.WithTimeout(ctx, signalTimeout)
+	defer cancel()
+	return sess.Signal(ctx, sig)
+}
+
 // discard throws the snapshot away.
 func (m *machine) discard(step Step) error {
 	a := m.takeAsk()
 	r := m.record()
 	err := m.write(pointDiscard, func(r *record) {
 		r.State, r.Snapshot, r.Version, r.Life, r.Reason = volant.StateStopped, nil, "", 0, "its snapshot was thrown away: "+step.Rule
+		r.happened(volant.EventStop, volant.StateStopped, stopSource(step, a, &r.Machine))
 	})
 	if err != nil {
 		a.finish(err)
@@ -149,6 +182,9 @@ func (m *machine) cool() error {
 // destroy removes everything of the machine.
 func (m *machine) destroy(ctx context.Context) error {
 	err := m.write(pointDestroyBegin, func(r *record) {
+		if r.State != volant.StateDestroying { // else it is tried again
+			r.happened(volant.EventDestroy, volant.StateDestroying, wishSource(&r.Machine))
+		}
 		r.State, r.Reason, r.Wanted, r.Life = volant.StateDestroying, "is removed", false, 0
 	})
 	if err != nil {
@@ -170,6 +206,7 @@ func (m *machine) destroy(ctx context.Context) error {
 	}
 	m.mu.Lock()
 	m.rec.State, m.rec.Since, m.rec.Reason = volant.StateDestroyed, time.Now(), "removed"
+	m.rec.happened(volant.EventDestroy, volant.StateDestroyed, volant.SourceHost)
 	m.rec.Snapshot, m.rec.Generation, m.link = nil, m.rec.Machine.Generation, Link{}
 	m.mu.Unlock()
 	m.publish()

@@ -170,15 +170,17 @@ func (m *machine) appExited(e guest.Exit) {
 func (m *machine) exited(e volant.Exit, text string, vm bool) {
 	m.mu.Lock()
 	state := m.rec.State
+	// An app that is ended to be run again ends because that was asked for.
+	e.Requested = m.doing == DoRestart && m.appUp
 	asked := state == volant.StateStopping || state == volant.StateDestroying
 	if vm && e.Code == 0 && e.Signal == 0 && !asked {
 		e.Code = 1 // a VM has no reason to end by itself; its app's exit was seen first if there was one
 	}
-	e.Requested = asked
+	e.Requested = e.Requested || asked
 	if m.exit != nil && vm {
 		e = *m.exit
 	}
-	failed := !m.rec.Served && !m.deaf && (e.Code != 0 || e.Signal != 0 || e.OOM) && !asked && m.exit == nil
+	failed := !m.rec.Served && !m.deaf && (e.Code != 0 || e.Signal != 0 || e.OOM) && !e.Requested && m.exit == nil
 	m.exit = &e
 	m.mu.Unlock()
 	if asked || state == volant.StateSuspending {
@@ -198,7 +200,10 @@ func (m *machine) exited(e volant.Exit, text string, vm bool) {
 			r.State, r.Made = volant.StateStopping, false
 			if again, _ := afterExit(r.Machine.Config.Restart, e, r.Restarts); again == exitAgain && !r.Draining {
 				r.State, r.Made = volant.StateStarting, !vm
+				r.exited(e, volant.StateStarting, true)
 			}
+		} else if e.Requested {
+			r.exited(e, volant.StateStarting, true) // by a restart
 		}
 	})
 	m.setUpAfterExit(vm)

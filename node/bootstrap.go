@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 	"time"
 
 	volant "github.com/volant-edge/volant"
@@ -86,7 +87,7 @@ func (p *Platform) reapApp(ctx context.Context, snap *catalog.Snapshot, id volan
 				return nil
 			})
 		case m.Run == volant.RunDestroyed && known && have.State == volant.StateDestroyed:
-			_, err = store.Delete(ctx, p.Store, "host", m.Key())
+			err = p.bury(ctx, m)
 		}
 		if err != nil && !errors.Is(err, volant.ErrNotFound) {
 			p.Log.Debug("end of machine not written yet", "machine", m.ID, "err", err)
@@ -94,4 +95,36 @@ func (p *Platform) reapApp(ctx context.Context, snap *catalog.Snapshot, id volan
 		}
 	}
 	return true
+}
+
+// lastWords bounds the history that is kept of a machine once its host has forgotten it.
+const lastWords = 10
+
+// bury makes a destroyed machine's record a tombstone, with the end of its history. Its lease and its earlier configs go.
+func (p *Platform) bury(ctx context.Context, m *volant.Machine) error {
+	last := p.host.Events(volant.MachineID(m.ID), lastWords)
+	slices.Reverse(last)
+	changes := []store.Change{store.Edit(m.Key(), func(m *volant.Machine) error {
+		m.Tombstone, m.Last = true, last
+		return nil
+	})}
+	changes = append(changes,
+		ifThere(store.Removal(volant.RecordKey(volant.KindLease, m.App, m.ID))),
+		ifThere(store.Edit(volant.RecordKey(volant.KindVersions, m.App, m.ID), func(v *volant.Versions) error {
+			v.Tombstone, v.Before = true, nil
+			return nil
+		})))
+	_, err := store.Apply(ctx, p.Store, "host", changes...)
+	return err
+}
+
+// ifThere is the Change without an error where there is no record.
+func ifThere(change store.Change) store.Change {
+	return func(ctx context.Context, r store.Reader, actor string) (*store.Op, store.Revision, error) {
+		op, rev, err := change(ctx, r, actor)
+		if errors.Is(err, volant.ErrNotFound) {
+			return nil, rev, nil
+		}
+		return op, rev, err
+	}
 }

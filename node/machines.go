@@ -4,6 +4,7 @@ import (
 	"context"
 
 	volant "github.com/volant-edge/volant"
+	"github.com/volant-edge/volant/control"
 	"github.com/volant-edge/volant/guest"
 	"github.com/volant-edge/volant/host"
 )
@@ -11,16 +12,24 @@ import (
 // machines is the fleet as the API asks for it.
 type machines struct{ f *fleet }
 
-func (m machines) Wake(ctx context.Context, id volant.MachineID, reason string) error {
-	return m.f.wake(ctx, id, reason)
+func (m machines) Start(ctx context.Context, id volant.MachineID, by string) error {
+	return m.f.host.WakeFor(ctx, id, volant.SourceUser, "asked through the API by "+by)
 }
 
-func (m machines) Sleep(ctx context.Context, id volant.MachineID, how, by string) error {
-	return m.f.host.Sleep(ctx, id, host.Sleep{How: how, Force: true, By: by})
+func (m machines) Sleep(ctx context.Context, id volant.MachineID, how string, e control.Ending) error {
+	return m.f.host.Sleep(ctx, id, host.Sleep{How: how, Force: true, By: e.By, Signal: e.Signal, Grace: e.Grace})
 }
 
-func (m machines) Restart(ctx context.Context, id volant.MachineID, by string) error {
-	return m.f.host.Restart(ctx, id, by)
+func (m machines) Restart(ctx context.Context, id volant.MachineID, e control.Ending) error {
+	return m.f.host.Restart(ctx, id, host.Restart{By: e.By, Signal: e.Signal, Grace: e.Grace})
+}
+
+func (m machines) Events(id volant.MachineID, limit int) []volant.Event {
+	return m.f.host.Events(id, limit)
+}
+
+func (m machines) Stats(ctx context.Context, id volant.MachineID) (guest.Stats, error) {
+	return m.f.host.Stats(ctx, id)
 }
 
 func (m machines) Signal(ctx context.Context, id volant.MachineID, sig int) error {

@@ -198,7 +198,7 @@ func (p *Platform) heard() proxy.Events {
 func (p *Platform) wake(w proxy.Wake) {
 	ctx, cancel := context.WithTimeout(context.Background(), wakeWithin)
 	defer cancel()
-	if err := p.host.Wake(ctx, w.Machine, w.Reason); err != nil {
+	if err := p.host.WakeFor(ctx, w.Machine, volant.SourceProxy, w.Reason); err != nil {
 		p.Log.Warn("wake refused", "app", w.App, "machine", w.Machine, "err", err)
 	}
 }

@@ -378,7 +378,7 @@ func (p *Platform) app(ctx context.Context, fg *fake.Guest) guest.Exit {
 	for {
 		c, err := l.Accept()
 		if err != nil {
-			return guest.Exit{Signal: 2}
+			return guest.Exit{Signal: fg.Signalled()}
 		}
 		g.add(1)
 		go func() {

@@ -134,7 +134,7 @@ func newMachineStop(g *globals) *cobra.Command {
 	var signal string
 	var timeout time.Duration
 	cmd := g.askMachine("stop ID", "Stop a machine; the next connection wakes it where its app wakes", cobra.ExactArgs(1), func(c *call, app string, m api.Machine) error {
-		err := c.StopMachine(c.ctx, app, m.ID, api.StopMachine{Signal: signal, Timeout: volant.Duration(timeout)})
+		err := c.StopMachine(c.ctx, app, m.ID, api.StopMachine{Signal: signal, Timeout: api.Timeout(timeout)})
 		if err != nil {
 			return err
 		}

@@ -30,6 +30,9 @@ type schemas struct {
 var known = map[reflect.Type]object{
 	reflect.TypeFor[time.Time]():     {"type": "string", "format": "date-time"},
 	reflect.TypeFor[time.Duration](): {"type": "integer", "description": "nanoseconds"},
+	reflect.TypeFor[api.Timeout](): {
+		"type": []string{"string", "number"}, "description": "a time as Go writes it, such as \"10s\", or a number of seconds", "examples": []any{"10s"},
+	},
 	reflect.TypeFor[volant.Duration](): {
 		"type": []string{"string", "integer"}, "description": `such as "15s" or "1m30s"; a number is nanoseconds`, "examples": []any{"15s"},
 	},

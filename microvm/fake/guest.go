@@ -254,6 +254,13 @@ func (a agent) Wait(ctx context.Context) (guest.Exit, error) {
 	return *a.ram.Exit, nil
 }
 
+// Signalled is the last signal that the app was sent since it started, or 0.
+func (g *Guest) Signalled() int {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.signal
+}
+
 // Signal ends the app's ctx for the signals that end programs.
 func (a agent) Signal(_ context.Context, sig int) error {
 	a.mu.Lock()
@@ -298,6 +305,9 @@ func (a agent) Shutdown(context.Context) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.cancel != nil {
+		if a.ram.Running {
+			a.signal = int(syscall.SIGKILL)
+		}
 		a.cancel()
 	}
 	return nil
