@@ -18,6 +18,8 @@ var (
 	ErrPrecondition = errors.New("precondition") // the state does not allow it
 	ErrStaleTerm    = errors.New("stale term")   // a scaler that lost its app
 	ErrUnavailable  = errors.New("unavailable")  // try again
+	ErrLimited      = errors.New("limited")      // too many requests; try again later
+	ErrUnserved     = errors.New("not served")   // known, and not done here
 )
 
 // Error is a message for people with its kind and its cure.

@@ -459,6 +459,7 @@ var kinds = map[string]error{
 	"unauthorized": volant.ErrUnauthorized, "forbidden": volant.ErrForbidden, "conflict": volant.ErrConflict,
 	"leased": volant.ErrLeased, "insufficient_capacity": volant.ErrNoCapacity,
 	"failed_precondition": volant.ErrPrecondition, "unavailable": volant.ErrUnavailable,
+	"rate_limited": volant.ErrLimited, "not_served": volant.ErrUnserved,
 }
 
 // Status is the API's word for the kind of err; "unknown" where it has none.

@@ -122,6 +122,8 @@ func statuses() []statusOf {
 		{volant.ErrStaleTerm, http.StatusConflict, "conflict"},
 		{volant.ErrNoCapacity, http.StatusUnprocessableEntity, "insufficient_capacity"},
 		{volant.ErrPrecondition, http.StatusPreconditionFailed, "failed_precondition"},
+		{volant.ErrLimited, http.StatusTooManyRequests, "rate_limited"},
+		{volant.ErrUnserved, http.StatusNotImplemented, "not_served"},
 		{errTimeout, http.StatusRequestTimeout, "deadline_exceeded"},
 		{volant.ErrUnavailable, http.StatusServiceUnavailable, "unavailable"},
 		{context.DeadlineExceeded, http.StatusServiceUnavailable, "unavailable"},

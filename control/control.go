@@ -28,6 +28,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
 	"time"
 
 	volant "github.com/volant-edge/volant"
@@ -122,7 +123,10 @@ type Deps struct {
 	Traffic   Traffic
 	Addresses Addresses
 	Secrets   Sealer
-	Nodes     func() []api.Node // this node as its operator sees it
+	Domain    string // apps answer to NAME.Domain; empty: they have no names
+	// Resolve asks the name server; net.DefaultResolver's if nil.
+	Resolve func(ctx context.Context, network, host string) ([]netip.Addr, error)
+	Nodes   func() []api.Node // this node as its operator sees it
 	// Measure measures apps, and with own the node itself.
 	Measure func(ctx context.Context, apps []*volant.App, own bool) *metrics.Sample
 	Region  volant.Region // where machines made by hand go unless they say
@@ -139,6 +143,9 @@ type Server struct {
 func New(d Deps) *Server {
 	if d.Log == nil {
 		d.Log = slog.New(slog.DiscardHandler)
+	}
+	if d.Resolve == nil {
+		d.Resolve = net.DefaultResolver.LookupNetIP
 	}
 	s := &Server{Deps: d, mux: http.NewServeMux()}
 	s.routes()

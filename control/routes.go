@@ -86,15 +86,16 @@ func (p Param) many() Param     { p.Many = true; return p }
 
 // pathParams says what the parameters of paths mean.
 var pathParams = map[string]string{
-	"app":     "name or ID of the app",
-	"id":      "ID of the machine",
-	"version": "number of the release",
-	"key":     "name of the metadata",
-	"digest":  "OCI digest: sha256: and 64 hex digits",
-	"name":    "name of the secret",
-	"org":     "slug of the organization",
-	"token":   "ID of the token",
-	"what":    "name of an app, ID of a machine, or ID of a connection",
+	"app":      "name or ID of the app",
+	"id":       "ID of the machine",
+	"version":  "number of the release",
+	"key":      "name of the metadata",
+	"digest":   "OCI digest: sha256: and 64 hex digits",
+	"name":     "name of the secret",
+	"org":      "slug of the organization",
+	"hostname": "host name; a \"*\" is written as %2A",
+	"token":    "ID of the token",
+	"what":     "name of an app, ID of a machine, or ID of a connection",
 }
 
 var pathParam = regexp.MustCompile(`\{([a-z_]+)(?:\.\.\.)?\}`)

@@ -28,6 +28,18 @@ func (s *Server) accountRoutes() []Route {
 		at("GET /v1/apps/{app}/secrets/{name}", scopeRead, "secret.get", s.getSecret, "Read what may be shown of a secret", nil, ok(api.AppSecret{}), minVersion(), showSecrets()),
 		at("POST /v1/apps/{app}/secrets/{name}", scopeDeploy, "secret.set", s.setSecret, "Set a secret", api.SetSecret{}, created(api.ChangedSecret{})),
 		at("DELETE /v1/apps/{app}/secrets/{name}", scopeDeploy, "secret.set", s.deleteSecret, "Unset a secret", nil, ok(api.SecretsVersion{})),
+
+		at("GET /v1/apps/{app}/certificates", scopeRead, "certificate.list", s.listCertificates, "List the host names that an app serves", nil, ok(api.CertificateList{}),
+			query("filter", "string", "only names with this in them"),
+			query("cursor", "string", "go on after this one"),
+			query("limit", "integer", "how many, 1 to 500; 25")),
+		at("POST /v1/apps/{app}/certificates", scopeDeploy, "certificate.set", s.createCertificate, "Serve a host name without a certificate of its own", api.CreateCertificate{}, created(api.Certificate{})),
+		at("POST /v1/apps/{app}/certificates/custom", scopeDeploy, "certificate.set", s.createCustomCertificate, "Serve a host name with a certificate that you bring", api.CreateCustomCertificate{}, created(api.Certificate{})),
+		at("POST /v1/apps/{app}/certificates/acme", scopeDeploy, "certificate.set", s.createACME, "Refused: certificates by ACME are not served yet", api.CreateCertificate{}, created(api.Certificate{})),
+		at("GET /v1/apps/{app}/certificates/{hostname}", scopeRead, "certificate.get", s.getCertificate, "Read a host name and its certificate", nil, ok(api.Certificate{})),
+		at("DELETE /v1/apps/{app}/certificates/{hostname}", scopeDeploy, "certificate.set", s.deleteCertificate, "Serve a host name no longer", nil, empty(http.StatusNoContent)),
+		at("DELETE /v1/apps/{app}/certificates/{hostname}/custom", scopeDeploy, "certificate.set", s.deleteCustomCertificate, "Remove a host name's certificate", nil, ok(api.Certificate{})),
+		at("POST /v1/apps/{app}/certificates/{hostname}/check", scopeRead, "certificate.check", s.checkCertificate, "Look up where a host name leads", nil, ok(api.Certificate{})),
 	}
 }
 

@@ -48,9 +48,11 @@ type Parts struct {
 	Uploads   control.Images
 	Blobs     registry.Images // nil: no registry
 	Addresses control.Addresses
-	Secrets   *secret.Box                                     // opens and seals secrets and private keys
-	Proxy     func(ctx context.Context) (Link, func(), error) // finds or starts a proxy
-	Reasons   Reasons
+	Secrets   *secret.Box // opens and seals secrets and private keys
+	// Resolve asks the name server; net.DefaultResolver's if nil.
+	Resolve func(ctx context.Context, network, host string) ([]netip.Addr, error)
+	Proxy   func(ctx context.Context) (Link, func(), error) // finds or starts a proxy
+	Reasons Reasons
 	// Local makes addresses of apps local to this server; nil where all are.
 	Local func(ctx context.Context, addrs []netip.Addr) error
 	// Dial connects for checks; the kernel's TCP if nil.
@@ -111,7 +113,7 @@ func NewPlatform(parts Parts) (*Platform, error) {
 	p.api = control.New(control.Deps{
 		Registry: reg,
 		Store:    p.Store, Catalog: p.cat, Machines: machines{p.fleet}, Images: p.Uploads,
-		Reasons: reasons{p.Reasons, p.edge.query}, Traffic: &p.traffic, Addresses: p.Addresses, Secrets: p.Secrets,
+		Reasons: reasons{p.Reasons, p.edge.query}, Traffic: &p.traffic, Addresses: p.Addresses, Secrets: p.Secrets, Resolve: p.Resolve,
 		Nodes: p.nodes, Measure: p.Measure, Region: p.Region, Log: p.Log,
 	})
 	return p, nil

@@ -71,6 +71,8 @@ type Platform struct {
 	Boot  int // of the server, for the next Start
 	// Hook is asked for faults of the engine from the next Start on.
 	Hook func(fake.Op) fake.Fault
+	// Names are what the name server knows.
+	Names map[string][]netip.Addr
 
 	dir    string
 	blobs  *image.Store
@@ -175,7 +177,7 @@ func (p *Platform) Start() {
 		Dial: func(ctx context.Context, _, addr string) (net.Conn, error) {
 			return p.Net.Dial(ctx, netip.MustParseAddrPort(addr))
 		},
-		Images: im, Uploads: im, Blobs: im, Net: &p.links, Cgroups: cgroups{}, Addresses: pool{}, Secrets: p.box,
+		Images: im, Uploads: im, Blobs: im, Net: &p.links, Cgroups: cgroups{}, Addresses: pool{}, Secrets: p.box, Resolve: p.resolve,
 		Proxy: func(context.Context) (node.Link, func(), error) { return p.Proxy, func() {}, nil },
 	}
 	if testing.Verbose() {
@@ -564,6 +566,13 @@ func (pool) Next(kind string, used []string) (string, error) {
 		n++
 	}
 	return fmt.Sprintf(format, n), nil
+}
+
+func (p *Platform) resolve(_ context.Context, _, host string) ([]netip.Addr, error) {
+	if found, ok := p.Names[host]; ok {
+		return found, nil
+	}
+	return nil, &net.DNSError{Err: "no such host", Name: host, IsNotFound: true}
 }
 
 // Box is the platform's box of secrets.
