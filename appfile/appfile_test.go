@@ -176,6 +176,13 @@ func FuzzParse(f *testing.F) {
 			if err := cfg.Guest.Check(); err != nil {
 				t.Error(err)
 			}
+			for i := range cfg.Services {
+				s := cfg.Services[i]
+				s.Checks = nil
+				if err := s.Check(); err != nil {
+					t.Error(err)
+				}
+			}
 		}
 		if s := got.Release.Scale; s != nil {
 			if _, err := s.Apply(volant.Scale{}); err != nil {

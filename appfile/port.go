@@ -27,16 +27,16 @@ func (p *parser) port(s *section, svc *volant.Service) {
 	var port volant.Port
 	ok := p.portNumbers(s, &port)
 	p.handlers(s, &port)
-	s.boolean("force_https", &port.ForceHTTPS)
+	if s.boolean("force_https", &port.ForceHTTPS) && port.ForceHTTPS && port.Has(volant.HandlerTLS) {
+		p.r.warn(s.at("force_https"), "%s has no meaning on a port with the handler tls: everything there is HTTPS", s.name("force_https"))
+		port.ForceHTTPS = false
+	}
 	port.HTTPOptions = p.httpOptions(s.one("http_options"))
 	port.TLSOptions = p.tlsOptions(s.one("tls_options"))
-	if t := s.one("proxy_proto_options"); t != nil {
+	if t := s.one("proxy_proto_options"); t != nil && len(t.t.keys) > 0 {
 		port.ProxyProtoOptions = &volant.ProxyProtoOptions{}
 		t.oneOf("version", &port.ProxyProtoOptions.Version, "v1", "v2")
 		t.end(nil)
-	}
-	has := func(hs ...string) bool {
-		return slices.ContainsFunc(hs, func(h string) bool { return slices.Contains(port.Handlers, h) })
 	}
 	for _, n := range []struct {
 		key     string
@@ -47,7 +47,7 @@ func (p *parser) port(s *section, svc *volant.Service) {
 		{"tls_options", []string{volant.HandlerTLS, volant.HandlerPGTLS}},
 		{"proxy_proto_options", []string{volant.HandlerProxyProto}},
 	} {
-		if s.has(n.key) && !s.t.vals[n.key].nothing() && !has(n.handler...) {
+		if s.has(n.key) && !s.t.vals[n.key].nothing() && !slices.ContainsFunc(n.handler, port.Has) {
 			p.r.wrong(s.at(n.key), "%s needs the handler %q: add it to handlers, or leave this out", s.name(n.key), n.handler[0])
 		}
 	}
@@ -99,24 +99,26 @@ func (p *parser) handlers(s *section, port *volant.Port) {
 			port.Handlers = append(port.Handlers, w)
 		}
 	}
-	has := func(h string) bool { return slices.Contains(port.Handlers, h) }
-	if has(volant.HandlerPGTLS) && (has(volant.HandlerTLS) || has(volant.HandlerHTTP)) {
+	switch {
+	case port.Has(volant.HandlerPGTLS) && (port.Has(volant.HandlerTLS) || port.Has(volant.HandlerHTTP)):
 		p.r.wrong(at, "%s has pg_tls beside tls or http: Postgres' own way to TLS goes with neither", s.name("handlers"))
+	case port.Has(volant.HandlerHTTP) && port.Has(volant.HandlerProxyProto):
+		p.r.wrong(at, "%s has proxy_proto beside http: an app behind http finds the client in X-Forwarded-For", s.name("handlers"))
 	}
 }
 
 func (p *parser) httpOptions(s *section) *volant.HTTPOptions {
-	if s == nil {
+	if s == nil || len(s.t.keys) == 0 {
 		return nil
 	}
 	var o volant.HTTPOptions
 	var compress bool
-	if s.boolean("compress", &compress) {
-		o.Compress = &compress
+	if s.boolean("compress", &compress) && compress {
+		p.r.unserved(s.at("compress"), "%s is not acted on: answers are passed on as the app sends them; have the app compress", s.name("compress"))
 	}
 	s.boolean("h2_backend", &o.H2Backend)
-	o.IdleTimeout = p.seconds(s, "idle_timeout")
-	o.HeadersReadTimeout = p.seconds(s, "headers_read_timeout")
+	o.IdleTimeout = p.seconds(s, "idle_timeout", time.Hour)
+	o.HeadersReadTimeout = p.seconds(s, "headers_read_timeout", 5*time.Minute)
 	if t := s.one("response"); t != nil {
 		o.Response = &volant.HTTPResponse{}
 		t.boolean("pristine", &o.Response.Pristine)
@@ -128,9 +130,9 @@ func (p *parser) httpOptions(s *section) *volant.HTTPOptions {
 }
 
 // seconds reads a whole number of seconds, or a duration.
-func (p *parser) seconds(s *section, key string) int {
+func (p *parser) seconds(s *section, key string, most time.Duration) int {
 	var d volant.Duration
-	if s.duration(key, &d, time.Second, time.Second, day) && d.D()%time.Second != 0 {
+	if s.duration(key, &d, time.Second, time.Second, most) && d.D()%time.Second != 0 {
 		p.r.wrong(s.at(key), "%s is %s: write whole seconds", s.name(key), d)
 	}
 	return int(d.D() / time.Second)
@@ -143,26 +145,29 @@ func (p *parser) responseHeaders(s *section, r *volant.HTTPResponse) {
 	r.Headers = map[string]any{}
 	for _, name := range s.t.keys {
 		v := s.t.vals[name]
+		var change any
 		switch {
-		case v.kind == kindBool && v.text == "false":
-			p.header(s, name)
-			r.Headers[name] = false
+		case v.kind == kindBool:
+			change = v.text == "true" // which is refused below
 		case v.kind == kindString:
-			p.header(s, name, v.text)
-			r.Headers[name] = v.text
+			change = v.text
 		case v.kind == kindList:
 			var values []string
 			s.strs(name, &values)
-			p.header(s, name, values...)
-			r.Headers[name] = values
+			change = values
 		default:
 			p.r.wrong(v.pos, "%s is %s: write a string, a list of strings, or false to remove the header", s.name(name), v.what())
+			continue
 		}
+		if _, err := volant.HeaderChange(name, change); err != nil {
+			p.r.wrong(v.pos, "%s", err)
+		}
+		r.Headers[name] = change
 	}
 }
 
 func (p *parser) tlsOptions(s *section) *volant.TLSOptions {
-	if s == nil {
+	if s == nil || len(s.t.keys) == 0 {
 		return nil
 	}
 	var o volant.TLSOptions

@@ -1,6 +1,7 @@
 package appfile
 
 import (
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -108,14 +109,7 @@ func (p *parser) concurrency(s *section, svc *volant.Service) {
 }
 
 func speaksHTTP(svc *volant.Service) bool {
-	for _, p := range svc.Ports {
-		for _, h := range p.Handlers {
-			if h == volant.HandlerHTTP {
-				return true
-			}
-		}
-	}
-	return false
+	return slices.ContainsFunc(svc.Ports, func(p volant.Port) bool { return p.Has(volant.HandlerHTTP) })
 }
 
 func (p *parser) serviceChecks(s *section, svc *volant.Service, http bool) {
