@@ -23,6 +23,7 @@ type backend struct {
 	mu      sync.Mutex
 	config  guest.Config
 	thaw    guest.Thaw
+	files   map[string]guest.File
 	started int
 	signals []int
 	execs   map[string]func(context.Context, guest.Exec) (guest.Exit, error)
@@ -52,6 +53,16 @@ func (b *backend) Configure(_ context.Context, c guest.Config) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.config = c
+	return nil
+}
+
+func (b *backend) Put(_ context.Context, f guest.File) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.files == nil {
+		b.files = map[string]guest.File{}
+	}
+	b.files[f.Path] = f
 	return nil
 }
 

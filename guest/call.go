@@ -20,6 +20,7 @@ const (
 	callFreeze    = "freeze"
 	callStats     = "stats"
 	callShutdown  = "shutdown"
+	callPut       = "put"
 )
 
 // Error is an error of the guest's side. Its Kind is the text of one of package volant's kinds, so

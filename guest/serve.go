@@ -24,6 +24,8 @@ var ErrShutdown = errors.New("the guest was shut down")
 type Backend interface {
 	Hello() Hello
 	Configure(ctx context.Context, c Config) error
+	// Put writes a file that passed its Check.
+	Put(ctx context.Context, f File) error
 	Start(ctx context.Context) error
 	Wait(ctx context.Context) (Exit, error)
 	Signal(ctx context.Context, sig int) error
@@ -180,6 +182,13 @@ func (s *server) dispatch(ctx context.Context, st *stream, method string, req []
 		return decoded(req, func(c Config) (any, error) {
 			err := s.b.Configure(ctx, c)
 			return s.b.Hello(), err
+		})
+	case callPut:
+		return decoded(req, func(f File) (any, error) {
+			if err := f.Check(); err != nil {
+				return nil, err
+			}
+			return nil, s.b.Put(ctx, f)
 		})
 	case callStart:
 		return nil, s.b.Start(ctx)

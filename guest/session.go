@@ -168,6 +168,14 @@ func (s *Session) Configure(ctx context.Context, c Config) error {
 	return nil
 }
 
+// Put writes a file into the configured guest, in place of what is there, before its app starts.
+func (s *Session) Put(ctx context.Context, f File) error {
+	if err := f.Check(); err != nil {
+		return err
+	}
+	return s.call(ctx, callPut, f, nil)
+}
+
 // Start starts the app: first, or again after it ended.
 func (s *Session) Start(ctx context.Context) error { return s.call(ctx, callStart, nil, nil) }
 

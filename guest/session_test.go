@@ -45,6 +45,10 @@ func TestCalls(t *testing.T) {
 		if err := s.Configure(ctx, conf); !errors.Is(err, volant.ErrInvalid) {
 			t.Errorf("Configure with 2 MiB: got %v, want kind invalid", err)
 		}
+		file := guest.File{Path: "/etc/app/key", Mode: 0o400, Data: bytes.Repeat([]byte{7}, guest.MaxFile)}
+		if err := s.Put(ctx, file); err != nil || !cmp.Equal(b.files[file.Path], file) {
+			t.Errorf("Put: %v; the guest has the file: %v", err, cmp.Equal(b.files[file.Path], file))
+		}
 		if err := s.Start(ctx); err != nil {
 			t.Errorf("Start: %v", err)
 		}

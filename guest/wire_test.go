@@ -205,6 +205,7 @@ type idle struct{}
 func (idle) Hello() Hello                                            { return Hello{Version: Version} }
 func (idle) Configure(context.Context, Config) error                 { return nil }
 func (idle) Start(context.Context) error                             { return nil }
+func (idle) Put(context.Context, File) error                         { return nil }
 func (idle) Wait(ctx context.Context) (Exit, error)                  { return Exit{}, nil }
 func (idle) Signal(context.Context, int) error                       { return nil }
 func (idle) Logs(context.Context, uint64, func(LogLine) error) error { return nil }

@@ -23,7 +23,7 @@ const (
 	modeCold     mode = "cold"
 )
 
-// errUnprepared is an error of image, disk or network: another way to boot would not help.
+// errUnprepared is an error of image, disk, network, secrets or files: another way to boot would not help.
 var errUnprepared = errors.New("prepare")
 
 const (
@@ -332,10 +332,22 @@ func (m *machine) startApp(ctx context.Context, sess Session, w *volant.Machine)
 	if hello.Running || hello.Exit != nil {
 		return nil
 	}
+	app, err := m.h.app(w.App)
+	if err != nil {
+		return fmt.Errorf("%w: %w", errUnprepared, err)
+	}
+	files, err := guestFiles(w, app)
+	if err != nil {
+		return fmt.Errorf("%w: %w", errUnprepared, err)
+	}
 	if !hello.Configured {
-		c := guestConfig(w, m.rootfs, m.linkNow(), m.h.appName(w.App))
-		if err := sess.Configure(ctx, c); err != nil {
+		if err := sess.Configure(ctx, guestConfig(w, m.rootfs, m.linkNow(), app)); err != nil {
 			return fmt.Errorf("configure the guest: %w", err)
+		}
+	}
+	for _, f := range files {
+		if err := sess.Put(ctx, f); err != nil {
+			return fmt.Errorf("%w: write %s into the guest: %w", errUnprepared, f.Path, err)
 		}
 	}
 	return wrap("start the app", sess.Start(ctx))

@@ -51,7 +51,7 @@ type Kernel struct {
 	Sum             string // of both
 }
 
-// Deps are the powers a host needs. All but Seal, Publish, Why, Log, Open, Dial and AppName are required.
+// Deps are the powers a host needs. All but Seal, Publish, Why, Log, Open, Dial and App are required.
 type Deps struct {
 	Engine  microvm.Engine
 	Images  Images
@@ -66,8 +66,16 @@ type Deps struct {
 	Open func(ctx context.Context, link io.ReadWriteCloser) (Session, error)
 	// Dial connects for checks; net.Dialer's by default.
 	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
-	// AppName names an app for the environment of its machines; its ID where nil or "".
-	AppName func(volant.AppID) string
+	// App tells what guests of an app's machines are told of it, as it stands now. Nil knows nothing. An error
+	// keeps a machine from booting.
+	App func(volant.AppID) (App, error)
+}
+
+// App is an app as its machines' guests are told of it.
+type App struct {
+	Name          string        // its ID if empty
+	PrimaryRegion volant.Region // the host's if empty
+	Secrets       map[string]string
 }
 
 // Images makes disks.
@@ -143,6 +151,7 @@ type Sealer interface {
 type Session interface {
 	Hello() guest.Hello
 	Configure(ctx context.Context, c guest.Config) error
+	Put(ctx context.Context, f guest.File) error
 	Start(ctx context.Context) error
 	Thaw(ctx context.Context, t guest.Thaw) error
 	Freeze(ctx context.Context) error

@@ -21,8 +21,8 @@ func entropy() []byte {
 	return b
 }
 
-// guestConfig is what a machine's guest is told: image, then config, then what the platform says.
-func guestConfig(w *volant.Machine, root Rootfs, link Link, app string) guest.Config {
+// guestConfig is what a machine's guest is told, but for files.
+func guestConfig(w *volant.Machine, root Rootfs, link Link, app App) guest.Config {
 	c := guest.Config{
 		Hostname: w.ID, Now: time.Now(), Entropy: entropy(), RootFS: root.Type, Scratch: true, Net: link.Net,
 		Args: arguments(w.Config.Init, root), Env: environment(w, root, link, app),
@@ -53,25 +53,28 @@ func arguments(i volant.Init, root Rootfs) []string {
 	return append(append([]string(nil), entry...), cmd...)
 }
 
-// environment is the image's, under the config's, under the platform's. Fly's names and ours are equal.
-func environment(w *volant.Machine, root Rootfs, link Link, app string) map[string]string {
+// environment is the image's, under the config's, under the app's secrets, under the platform's. Fly's names and
+// ours are equal.
+func environment(w *volant.Machine, root Rootfs, link Link, app App) map[string]string {
 	env := map[string]string{}
 	for _, kv := range root.Env {
 		if k, v, ok := strings.Cut(kv, "="); ok && k != "" {
 			env[k] = v
 		}
 	}
+	env["PRIMARY_REGION"] = string(app.PrimaryRegion) // which a config may name otherwise
 	maps.Copy(env, w.Config.Env)
+	maps.Copy(env, secretsOf(w, app))
 	g := w.Config.Guest.WithDefaults()
 	own := map[string]string{
-		"APP_NAME":        app,
+		"APP_NAME":        app.Name,
 		"MACHINE_ID":      w.ID,
 		"ALLOC_ID":        w.ID,
 		"MACHINE_VERSION": w.Version,
 		"REGION":          string(w.Region),
 		"IMAGE_REF":       w.Config.Image,
 		"VM_MEMORY_MB":    strconv.Itoa(g.MemoryMB),
-		"PROCESS_GROUP":   w.Config.Metadata["fly_process_group"],
+		"PROCESS_GROUP":   w.Config.Group(),
 	}
 	if ip := link.Net.Addr6.Addr(); ip.IsValid() {
 		own["PRIVATE_IP"] = ip.String()

@@ -532,13 +532,18 @@ func (h *Host) reason(kind why.Kind, rule, text string) why.Record {
 	return why.Record{Time: time.Now(), Kind: kind, Rule: rule, Text: text}
 }
 
-func (h *Host) appName(id volant.AppID) string {
-	if h.deps.AppName != nil {
-		if n := h.deps.AppName(id); n != "" {
-			return n
-		}
+// app is what is told of an app.
+func (h *Host) app(id volant.AppID) (a App, err error) {
+	if h.deps.App != nil {
+		a, err = h.deps.App(id)
 	}
-	return string(id)
+	if a.Name == "" {
+		a.Name = string(id)
+	}
+	if a.PrimaryRegion == "" {
+		a.PrimaryRegion = h.cfg.Region
+	}
+	return a, err
 }
 
 func (h *Host) dial(ctx context.Context, network, addr string) (net.Conn, error) {

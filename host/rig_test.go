@@ -37,6 +37,7 @@ type rig struct {
 	links  *links
 	groups *groups
 	proxy  *proxy
+	app    func(volant.AppID) (host.App, error)
 
 	*host.Host
 	epoch  uint64
@@ -116,7 +117,7 @@ func (r *rig) deps() host.Deps {
 	return host.Deps{
 		Engine: fake.New(r.fakes), Images: r.disks, Net: r.links, Cgroups: r.groups, Seal: r.proxy,
 		Publish: r.publish, Why: r,
-		Dial: r.disks.dial,
+		Dial: r.disks.dial, App: r.app,
 	}
 }
 

@@ -12,6 +12,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+
 	volant "github.com/volant-edge/volant"
 	"github.com/volant-edge/volant/guest"
 	"github.com/volant-edge/volant/host"
@@ -410,6 +412,70 @@ func TestChecksGateReadiness(t *testing.T) {
 		r.suspend(id)
 		if v = r.have(id); v.Ready || len(v.Checks) != 0 {
 			t.Errorf("asleep: %+v", v)
+		}
+	})
+}
+
+// The later of image, config, secrets and platform wins. A file is in the guest when its app starts.
+func TestSecretsAndFilesComeIntoTheGuest(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		app := host.App{
+			Name: "shop", PrimaryRegion: "fra",
+			Secrets: map[string]string{"B": "secret", "C": "secret", "FLY_REGION": "mars", "KEY": "a2V5"},
+		}
+		r.app = func(volant.AppID) (host.App, error) { return app, nil }
+		m, id := awakeRig(t, r, func(m *volant.Machine) {
+			m.Config.Env = map[string]string{"A": "config", "C": "config"}
+			m.Config.Files = []volant.File{{GuestPath: "/etc/raw", RawValue: "cmF3"}, {GuestPath: "/etc/key", SecretName: "KEY", Mode: 0o400}}
+		})
+		told := func(want map[string]string) {
+			t.Helper()
+			c := r.world.Guest(string(id)).Config()
+			for k, want := range want {
+				if got := c.Env[k]; got != want {
+					t.Errorf("%s is %q, want %q", k, got, want)
+				}
+			}
+		}
+		told(map[string]string{
+			"A": "config", "B": "secret", "C": "secret", "FLY_REGION": "ams", "FLY_APP_NAME": "shop",
+			"PRIMARY_REGION": "fra", "FLY_PROCESS_GROUP": "app", "FLY_MACHINE_VERSION": m.Version,
+		})
+		want := map[string]guest.File{
+			"/etc/raw": {Path: "/etc/raw", Mode: 0o644, Data: []byte("raw")},
+			"/etc/key": {Path: "/etc/key", Mode: 0o400, Data: []byte("key")},
+		}
+		if got := r.world.Guest(string(id)).Files(); !cmp.Equal(got, want) {
+			t.Error(cmp.Diff(want, got))
+		}
+		app.Secrets = map[string]string{"B": "newer", "KEY": "bmV3"}
+		r.suspend(id)
+		r.wake(id)
+		r.await(id, volant.StateStarted)
+		told(map[string]string{"B": "secret"})
+		if err := r.Sleep(t.Context(), id, host.Sleep{How: host.AskStop, Force: true}); err != nil {
+			t.Fatal(err)
+		}
+		r.wake(id)
+		r.await(id, volant.StateStarted)
+		told(map[string]string{"A": "config", "B": "newer", "C": "config"})
+		if got := string(r.world.Guest(string(id)).Files()["/etc/key"].Data); got != "new" {
+			t.Errorf("the file of the newer secret has %q", got)
+		}
+	})
+}
+
+func TestASecretThatIsMissingKeepsAMachineFromBooting(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		r.start()
+		m := machine(1, func(m *volant.Machine) {
+			m.Config.Files = []volant.File{{GuestPath: "/etc/key", SecretName: "KEY"}}
+		})
+		r.SetWishes([]volant.Machine{m})
+		r.wake(idOf(m))
+		v := r.await(idOf(m), volant.StateFailed)
+		if !strings.Contains(v.Reason, "app_1 has no secret KEY") {
+			t.Errorf("it failed since: %s", v.Reason)
 		}
 	})
 }

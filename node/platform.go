@@ -96,7 +96,7 @@ func NewPlatform(parts Parts) (*Platform, error) {
 	var err error
 	p.host, err = host.New(p.Host, host.Deps{
 		Engine: p.Engine, Images: p.Images, Net: p.Net, Cgroups: p.Cgroups, Seal: p.edge,
-		Publish: p.cat.SetHave, Why: p.Reasons, Log: p.Log, Open: openSession, AppName: p.appName, Dial: p.Dial,
+		Publish: p.cat.SetHave, Why: p.Reasons, Log: p.Log, Open: openSession, App: p.appInside, Dial: p.Dial,
 	})
 	if err != nil {
 		return nil, err
@@ -158,13 +158,6 @@ func (p *Platform) API() *control.Server { return p.api }
 
 // Catalog is the platform's picture.
 func (p *Platform) Catalog() *catalog.Catalog { return p.cat }
-
-func (p *Platform) appName(id volant.AppID) string {
-	if a, ok := p.cat.Snapshot().App(id); ok {
-		return a.Name
-	}
-	return ""
-}
 
 // nodes is this server as its operator sees it.
 func (p *Platform) nodes() []api.Node {

@@ -134,6 +134,15 @@ func (a *agent) configured() (guest.Config, *app, error) {
 	return *a.config, a.app, nil
 }
 
+func (a *agent) Put(_ context.Context, f guest.File) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.config == nil {
+		return guest.Errorf(guest.KindPrecondition, "the guest is not configured")
+	}
+	return putFile("/", f)
+}
+
 func (a *agent) Start(context.Context) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()

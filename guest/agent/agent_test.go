@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"os"
@@ -10,6 +11,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	volant "github.com/volant-edge/volant"
 	"github.com/volant-edge/volant/guest"
 )
 
@@ -55,6 +57,51 @@ func FuzzResolveUser(f *testing.F) {
 			t.Errorf("%q: no home", who)
 		}
 	})
+}
+
+func TestPutFile(t *testing.T) {
+	top := t.TempDir()
+	read := func(path string) (string, os.FileMode) {
+		t.Helper()
+		b, err := os.ReadFile(filepath.Join(top, path))
+		if err != nil {
+			t.Fatal(err)
+		}
+		st, err := os.Stat(filepath.Join(top, path))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(b), st.Mode().Perm()
+	}
+	put := func(path, text string, mode uint32) error {
+		return putFile(top, guest.File{Path: path, Mode: mode, Data: []byte(text)})
+	}
+	for range 2 { // the second in place of the first
+		if err := put("/a/b/key", "secret", 0o400); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if text, mode := read("/a/b/key"); text != "secret" || mode != 0o400 {
+		t.Errorf("got %q with mode %v", text, mode)
+	}
+	if err := os.Symlink("b", filepath.Join(top, "a/link")); err != nil {
+		t.Fatal(err)
+	}
+	if err := put("/a/link/key", "other", 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if text, mode := read("/a/b/key"); text != "other" || mode != 0o644 {
+		t.Errorf("through a link of the image: got %q with mode %v", text, mode)
+	}
+	if err := put("/a/b", "x", 0o644); !errors.Is(err, volant.ErrInvalid) {
+		t.Errorf("in place of a directory: %v", err)
+	}
+	if err := put("/a/b/key/x", "x", 0o644); !errors.Is(err, volant.ErrInvalid) {
+		t.Errorf("below a file: %v", err)
+	}
+	if left, _ := filepath.Glob(filepath.Join(top, "a/.volant-*")); len(left) > 0 {
+		t.Errorf("left behind: %v", left)
+	}
 }
 
 func TestLookPath(t *testing.T) {

@@ -87,6 +87,32 @@ func bindEtc(open map[string]*os.File, text map[string]string) error {
 	return nil
 }
 
+// putFile writes a file below top, root's, as a whole: a program sees the old one or the new one. Links of the
+// image are followed, as its programs would.
+func putFile(top string, f guest.File) error {
+	path := filepath.Join(top, f.Path)
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return guest.Errorf(guest.KindInvalid, "file %s: %v", f.Path, err)
+	}
+	if to, err := filepath.EvalSymlinks(path); err == nil {
+		path = to
+	}
+	t, err := os.CreateTemp(filepath.Dir(path), ".volant-")
+	if err != nil {
+		return guest.Errorf(guest.KindInvalid, "file %s: %v", f.Path, err)
+	}
+	_, err = t.Write(f.Data)
+	err = errors.Join(err, t.Chmod(fs.FileMode(f.Mode)&fs.ModePerm), t.Close())
+	if err == nil {
+		err = os.Rename(t.Name(), path)
+	}
+	if err != nil {
+		_ = os.Remove(t.Name()) // what it failed with is told
+		return guest.Errorf(guest.KindInvalid, "file %s: %v", f.Path, err)
+	}
+	return nil
+}
+
 // lookPath finds a program as a shell in the image would: name itself if it has a slash, else in
 // PATH. What it returns is absolute.
 func lookPath(name, path, dir string) (string, error) {

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"path/filepath"
 	"sync"
@@ -34,17 +35,18 @@ type App func(ctx context.Context, g *Guest) guest.Exit
 
 // ram is what a snapshot brings back.
 type ram struct {
-	Booted     bool             `json:"booted"`
-	BootID     string           `json:"boot_id"`
-	Configured bool             `json:"configured"`
-	Config     guest.Config     `json:"config"`
-	Running    bool             `json:"running"`
-	Exit       *guest.Exit      `json:"exit,omitempty"`
-	Values     map[string]int64 `json:"values"`
-	Links      int              `json:"links"`
-	Thaws      int              `json:"thaws"`
-	Clock      time.Time        `json:"clock"` // of the guest, when the snapshot was taken
-	Logs       []guest.LogLine  `json:"logs"`
+	Booted     bool                  `json:"booted"`
+	BootID     string                `json:"boot_id"`
+	Configured bool                  `json:"configured"`
+	Config     guest.Config          `json:"config"`
+	Files      map[string]guest.File `json:"files,omitempty"`
+	Running    bool                  `json:"running"`
+	Exit       *guest.Exit           `json:"exit,omitempty"`
+	Values     map[string]int64      `json:"values"`
+	Links      int                   `json:"links"`
+	Thaws      int                   `json:"thaws"`
+	Clock      time.Time             `json:"clock"` // of the guest, when the snapshot was taken
+	Logs       []guest.LogLine       `json:"logs"`
 }
 
 // Guest is the inside of a fake VM. An App keeps in it what should survive a snapshot.
@@ -194,6 +196,13 @@ func (g *Guest) Entropy() []byte {
 	return g.entropy
 }
 
+// Files are what was put into the guest.
+func (g *Guest) Files() map[string]guest.File {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return maps.Clone(g.ram.Files)
+}
+
 // Log writes a line to the app's log.
 func (g *Guest) Log(source, text string) { g.logs.Append(source, text) }
 
@@ -221,6 +230,19 @@ func (a agent) Configure(_ context.Context, c guest.Config) error {
 	}
 	a.ram.Configured, a.ram.Config, a.entropy = true, c, c.Entropy
 	a.behind = time.Since(c.Now)
+	return nil
+}
+
+func (a agent) Put(_ context.Context, f guest.File) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if !a.ram.Configured {
+		return errors.New("not configured")
+	}
+	if a.ram.Files == nil {
+		a.ram.Files = map[string]guest.File{}
+	}
+	a.ram.Files[f.Path] = f
 	return nil
 }
 
