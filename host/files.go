@@ -13,7 +13,12 @@ import (
 const defaultFileMode = 0o644
 
 // secretsOf are the app's secrets as far as the machine gets them.
-func secretsOf(w *volant.Machine, app App) map[string]string { return app.Secrets }
+func secretsOf(w *volant.Machine, app App) map[string]string {
+	if w.SkipSecrets {
+		return nil
+	}
+	return app.Secrets
+}
 
 // guestFiles are the files a machine's guest gets before its app starts.
 func guestFiles(w *volant.Machine, app App) ([]guest.File, error) {
