@@ -118,7 +118,7 @@ func (a *app) goOn(w *waiter) verdict {
 		a.refused++
 		return verdict{refusal: ruleAppGone}
 	}
-	if c := pick(s.ranks, a.p.chance()); c.index >= 0 {
+	if c := s.choose(w); c.index >= 0 {
 		return verdict{seat: a.seat(s.places[c.index], c.rule, w.region)}
 	}
 	a.enqueue(w)

@@ -9,10 +9,11 @@ import (
 	"net"
 	"net/http"
 	"strings"
-	"sync/atomic"
 	"time"
 
 	"golang.org/x/net/http2"
+
+	"github.com/volant-edge/volant"
 )
 
 // httpCaller is a request for which a netRoad finds a machine.
@@ -26,6 +27,12 @@ type httpCaller struct {
 	status   int          // of the response that the client was given; 0: none
 	broken   bool         // the response ended before its end
 	switched bool         // the connection was another protocol's
+
+	wish      *wish
+	by        volant.MachineID // that has it now
+	source    string           // of a request that was sent on: from where
+	again     *replay          // the machine sends it on
+	badReplay error            // it would, but cannot be understood
 }
 
 func (g *httpCaller) watch() (data, gone <-chan struct{}) { return nil, g.r.Context().Done() }
@@ -39,6 +46,7 @@ func (g *httpCaller) refuse(d *netRoad, farewell bool) {
 
 // relay does the exchange with the machine.
 func (g *httpCaller) relay(d *netRoad) (up, down int64, how end, linger func()) {
+	g.by = d.seat.place.m.id
 	u, ok := d.machine.(*upConn)
 	if !ok {
 		u = newUpConn(d.machine)
@@ -101,6 +109,13 @@ func (g *httpCaller) outgoing(d *netRoad) *http.Request {
 		switching = "" // it would take what follows out of our sight
 	}
 	inward(out.Header, g.r, g.c, g.x, string(d.route.region))
+	if g.source != "" {
+		out.Header.Set("Fly-Replay-Src", g.source)
+		out.Header.Set("Volant-Replay-Src", g.source)
+	}
+	if g.wish != nil && g.wish.prefer != "" && g.wish.prefer != g.by {
+		out.Header.Set("Fly-Preferred-Instance-Unavailable", string(g.wish.prefer))
+	}
 	out.Header.Del("Expect") // net/http tells the client to go on when its body is first read
 	if _, ok := out.Header["User-Agent"]; !ok {
 		out.Header.Set("User-Agent", "") // else one would be made up
@@ -113,7 +128,9 @@ func (g *httpCaller) outgoing(d *netRoad) *http.Request {
 	if g.r.ContentLength == 0 {
 		out.Body = http.NoBody
 	} else {
-		g.body = &requestBody{ReadCloser: out.Body}
+		if g.body == nil {
+			g.body = &requestBody{from: out.Body, budget: &d.p.kept}
+		}
 		out.Body = g.body
 	}
 	if switching != "" && g.r.ProtoMajor == 1 {
@@ -121,21 +138,6 @@ func (g *httpCaller) outgoing(d *netRoad) *http.Request {
 		out.Header.Set("Upgrade", switching)
 	}
 	return out
-}
-
-// requestBody notes what was read of a request's body.
-type requestBody struct {
-	io.ReadCloser
-	begun, whole atomic.Bool
-}
-
-func (b *requestBody) Read(p []byte) (int, error) {
-	b.begun.Store(true)
-	n, err := b.ReadCloser.Read(p)
-	if errors.Is(err, io.EOF) {
-		b.whole.Store(true)
-	}
-	return n, err
 }
 
 // one speaks HTTP/1.1 with the machine.
@@ -158,6 +160,11 @@ func (g *httpCaller) one(d *netRoad, u *upConn) (how end, reusable bool) {
 			return g.failed(d, err), false
 		}
 		return g.change(d, u, resp), false
+	}
+	if g.replayed(resp) {
+		u.SetWriteDeadline(time.Unix(1, 0)) //nolint:errcheck // a connection that cannot is gone
+		<-sent                              // what it has read of the body is sent again
+		return g.sentOn(d), false
 	}
 	how = g.deliver(d, resp)
 	resp.Body.Close() //nolint:errcheck // what is wrong with it was seen
@@ -225,10 +232,27 @@ func (g *httpCaller) two(d *netRoad, u *upConn) end {
 		return g.failed(d, err)
 	}
 	defer resp.Body.Close() //nolint:errcheck // what is wrong with it was seen
+	if g.replayed(resp) {
+		if g.body != nil && !g.body.whole.Load() {
+			g.body.drop() // its sender may not have ended, and must not read on for the next
+		}
+		return g.sentOn(d)
+	}
 	return g.deliver(d, resp)
 }
 
 var h2Transport = &http2.Transport{AllowHTTP: true, DisableCompression: true}
+
+// sentOn ends an exchange whose response was fly-replay.
+func (g *httpCaller) sentOn(d *netRoad) end {
+	if g.badReplay != nil {
+		g.x.failed(g.badReplay.Error())
+		answer(g.w, g.r, g.x, ruleReplay, 0)
+		g.status = g.x.status
+		d.route.app.counts.refused[ruleReplay].Add(1)
+	}
+	return endBoth
+}
 
 // failed answers a request whose app gave no response.
 func (g *httpCaller) failed(d *netRoad, err error) end {

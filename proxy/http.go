@@ -77,15 +77,45 @@ func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	g := &httpCaller{w: w, r: r, x: x, c: c}
-	d := newNetRoad(c.ctx, p, own, c.at, c.client, g)
-	defer p.open.Add(-1)
-	d.road.http = x
-	d.run()
+	if g.wish, refusal = wished(r.Header, own.region); refusal != ruleNone {
+		answer(w, r, x, refusal, 0)
+		p.fronts.refuseRequest(own, c, x, refusal)
+		return
+	}
+	s.lead(g, own)
 	if g.status > 0 {
 		own.app.counts.answered(g.status, time.Since(began))
 	}
 	if g.broken {
 		panic(http.ErrAbortHandler) // the client must not take what it has for the whole
+	}
+}
+
+// lead leads a request to a machine, and on to others where machines say so by fly-replay.
+func (s *server) lead(g *httpCaller, r *route) {
+	p := s.f.p
+	defer func() {
+		if g.body != nil {
+			g.body.drop()
+		}
+	}()
+	for n := 0; ; n++ {
+		d := newNetRoad(g.c.ctx, p, r, g.c.at, g.c.client, g)
+		d.waiter.wish, d.road.http = g.wish, g.x
+		d.run()
+		p.open.Add(-1)
+		if g.again == nil || g.status > 0 {
+			return
+		}
+		g.x = &exchange{id: g.x.id, method: g.x.method, host: g.x.host, path: g.x.path}
+		next, refusal := s.follow(g, r, n)
+		if refusal != ruleNone {
+			answer(g.w, g.r, g.x, refusal, 0)
+			g.status = g.x.status
+			p.fronts.refuseRequest(r, g.c, g.x, refusal)
+			return
+		}
+		r = next
 	}
 }
 
@@ -158,7 +188,7 @@ func statusOf(why rule) int {
 		return http.StatusNotFound
 	case ruleMisdirected:
 		return http.StatusMisdirectedRequest
-	case ruleConnectTime, ruleBroken:
+	case ruleConnectTime, ruleBroken, ruleReplay, ruleReplays, ruleReplayBody, ruleReplayApp:
 		return http.StatusBadGateway
 	case ruleHandler:
 		return http.StatusNotImplemented
@@ -220,7 +250,8 @@ func inward(h http.Header, r *http.Request, c *frontConn, x *exchange, region st
 // trusted says whether an app may believe the header because only the proxy sets it.
 func trusted(name string) bool {
 	switch name {
-	case "Fly-Client-Ip", "Fly-Region", "Fly-Forwarded-Port", "Fly-Request-Id", "Fly-Replay-Src", "Fly-Replay-Failed", "Fly-Src", "Fly-Src-Signature":
+	case "Fly-Client-Ip", "Fly-Region", "Fly-Forwarded-Port", "Fly-Request-Id", "Fly-Replay-Src", "Fly-Replay-Failed", "Fly-Src", "Fly-Src-Signature",
+		"Fly-Preferred-Instance-Unavailable":
 		return true
 	}
 	return strings.HasPrefix(name, "Volant-")

@@ -65,6 +65,8 @@ type Proxy struct {
 	certs    atomic.Pointer[certs]
 	fronts   fronts
 	pool     pool
+	kept     atomic.Int64 // bytes of requests' bodies that may be sent again
+	named    atomic.Pointer[map[nameKey]*route]
 	roads    *roads
 	lastID   atomic.Uint64
 	sessions sync.WaitGroup
@@ -120,6 +122,7 @@ func New(cfg Config) (*Proxy, error) {
 	p.reporter.bell = make(chan struct{}, 1)
 	p.routes.Store(&map[netip.AddrPort]*route{})
 	p.certs.Store(&certs{})
+	p.named.Store(&map[nameKey]*route{})
 	p.fronts.p = p
 	return p, nil
 }
@@ -261,6 +264,29 @@ func (p *Proxy) applyLocked(t Table, now time.Time) {
 	p.buryLocked()
 	p.pruneSealsLocked(machines, now)
 	p.routes.Store(&routes)
+	p.nameRoutes(routes)
+}
+
+// nameKey finds a route that serves HTTP without its address.
+type nameKey struct {
+	app  string
+	port uint16
+}
+
+func (p *Proxy) nameRoutes(routes map[netip.AddrPort]*route) {
+	named := map[nameKey]*route{}
+	add := func(ap netip.AddrPort, r *route) {
+		if r.port != nil && r.port.http && r.app != nil {
+			named[nameKey{r.name, ap.Port()}] = r
+		}
+	}
+	for ap, r := range routes {
+		add(ap, r)
+		for _, of := range r.hosts {
+			add(ap, of)
+		}
+	}
+	p.named.Store(&named)
 }
 
 // buryLocked has the loops end the connections to guests that are no more; others see it themselves.

@@ -28,13 +28,27 @@ type waiter struct {
 
 	next, prev *waiter
 	queued     bool
+
+	wish *wish // nil for all that is not HTTP
 }
 
 // queue is a list of waiters in order of arrival.
-type queue struct{ first, last *waiter }
+type queue struct {
+	first, last  *waiter
+	plain, picky int // how many take any slot, and how many do not
+}
+
+func (q *queue) count(w *waiter, n int) {
+	if w.picky() {
+		q.picky += n
+	} else {
+		q.plain += n
+	}
+}
 
 // insert keeps the order of arrival: a waiter that comes back goes before those who came after it.
 func (q *queue) insert(w *waiter) {
+	q.count(w, 1)
 	after := q.last
 	for after != nil && after.arrival > w.arrival {
 		after = after.prev
@@ -53,6 +67,7 @@ func (q *queue) insert(w *waiter) {
 }
 
 func (q *queue) remove(w *waiter) {
+	q.count(w, -1)
 	if w.prev == nil {
 		q.first = w.next
 	} else {
@@ -85,6 +100,9 @@ func (a *app) mayWait(w *waiter) rule {
 		return ruleAppGone
 	}
 	if r := a.hopeless(); r != ruleNone {
+		return r
+	}
+	if r := a.unmeetable(w); r != ruleNone {
 		return r
 	}
 	if a.waiting >= a.cfg.MaxQueue {
@@ -171,6 +189,9 @@ func (a *app) deny(w *waiter, r rule) {
 func (a *app) recheckWaiters() {
 	r := a.hopeless()
 	if r == ruleNone {
+		for _, s := range a.services {
+			a.denyUnmeetable(s)
+		}
 		return
 	}
 	for _, s := range a.services {

@@ -142,6 +142,18 @@ func refusalText(r *road) string {
 		return "the request asks for a host of another app than the one its TLS connection belongs to"
 	case ruleBroken:
 		return "the app ended the connection without an answer"
+	case ruleNoInstance:
+		return "the machine that was asked for is not one that this service has, or is cordoned or draining"
+	case ruleNoRegion:
+		return "no machine is in the regions that were asked for"
+	case ruleReplay:
+		return "the app's fly-replay cannot be read"
+	case ruleReplays:
+		return "the request was sent on by fly-replay more than 10 times"
+	case ruleReplayBody:
+		return "the app sent the request on by fly-replay, but its body is over 1 MiB or too much is kept of others"
+	case ruleReplayApp:
+		return "the app sent the request on by fly-replay to an app that its organization does not have, or that serves no HTTP at this port"
 	default: // the others place a connection
 		return "refused: " + r.rule.String()
 	}

@@ -29,12 +29,19 @@ const (
 	ruleNoTLS
 	ruleMisdirected
 	ruleBroken
+	ruleNoInstance
+	ruleNoRegion
+	ruleReplay
+	ruleReplays
+	ruleReplayBody
+	ruleReplayApp
 )
 
 var ruleNames = [...]string{
 	"none", "under_soft_limit", "over_soft_limit", "probe", "hard_limit", "no_service", "unknown_handler", "queue_full",
 	"client_limit", "queue_timeout", "connect_timeout", "no_wake", "no_machine", "app_gone", "client_gone", "no_data",
 	"proxy_stopping", "out_of_files", "unknown_host", "no_certificate", "tls_handshake", "tls_required", "misdirected", "app_failed",
+	"no_such_machine", "no_such_region", "replay_invalid", "replay_limit", "replay_body", "replay_app",
 }
 
 func (r rule) String() string { return ruleNames[r] }

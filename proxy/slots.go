@@ -160,13 +160,13 @@ func (a *app) enter(w *waiter) verdict {
 // take gives w a slot if one is free and nobody waits before it; a.mu is held.
 func (a *app) take(w *waiter) (verdict, bool) {
 	s := w.svc
-	if !a.present || s.queue.first != nil {
+	if !a.present || s.queue.plain > 0 {
 		return verdict{}, false
 	}
 	if s.shy {
 		s.reopen(time.Now())
 	}
-	c := pick(s.ranks, a.p.chance())
+	c := s.choose(w)
 	if c.demand {
 		a.touch(true)
 	}
@@ -257,16 +257,19 @@ func (a *app) forget(pl *place) {
 	}
 }
 
-// grant gives free slots to those who wait, in order of arrival; a.mu is held.
+// grant gives free slots to those who wait, in order of arrival; a.mu is held. Who wants none of those that are
+// free lets others pass.
 func (a *app) grant(s *service) {
-	for s.queue.first != nil {
-		c := pick(s.ranks, a.p.chance())
-		if c.index < 0 {
-			return
+	for w := s.queue.first; w != nil; {
+		next, c := w.next, s.choose(w)
+		switch {
+		case c.index >= 0:
+			a.dequeue(w)
+			w.deliver(verdict{seat: a.seat(s.places[c.index], c.rule, w.region)})
+		case !w.picky():
+			return // there is none
 		}
-		w := s.queue.first
-		a.dequeue(w)
-		w.deliver(verdict{seat: a.seat(s.places[c.index], c.rule, w.region)})
+		w = next
 	}
 }
 

@@ -55,6 +55,9 @@ func (a *app) rewake() {
 		return
 	}
 	now := time.Now()
+	for _, s := range a.services {
+		a.wakeWished(s, now)
+	}
 	need := 0
 	for _, s := range a.services {
 		need = max(need, planWakes(a.wakeView(s)))
