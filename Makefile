@@ -8,7 +8,7 @@ IMAGES := $(patsubst %,$(BUILD)/images/%.tar,nginx redis sshd mosquitto testserv
 KERNEL := $(BUILD)/kernel/kernel.json
 
 .DEFAULT_GOAL := build
-.PHONY: build demo test bench lint race fuzz clean
+.PHONY: build deb deb-test demo test bench lint race fuzz clean
 
 # The guest's PID 1: static, small, embedded in the volant binary.
 guest/initbin/bin/volant-init: $(shell find guest kernel -name '*.go' -not -name '*_test.go') go.mod go.sum
@@ -28,6 +28,19 @@ $(BUILD)/images/%.tar:
 
 # One of them is ours, and is made anew when its source changes.
 $(BUILD)/images/testserver.tar: $(wildcard volanttest/testserver/*.go volanttest/testserver/cmd/testserver/*.go)
+
+# The Debian package, with man pages and completions out of the command tree.
+VERSION ?= $(shell git describe --tags --match 'v[0-9]*' 2>/dev/null | sed 's/^v//;s/-/+/g' || true)
+deb: export VERSION := $(or $(VERSION),0.0.0~$(shell git log -1 --date=format:%Y%m%d --format=%cd.%h 2>/dev/null || echo dev))
+deb: export ARCH := $(shell $(GO) env GOARCH)
+deb: build
+	rm -rf $(BUILD)/deb
+	$(GO) run -tags manual ./cmd/volant $(BUILD)/deb
+	gzip -9n $(BUILD)/deb/man/*.1
+	$(GO) run github.com/goreleaser/nfpm/v2/cmd/nfpm@v2.43.0 package -f packaging/nfpm.yaml -p deb -t $(BUILD)/volant.deb
+
+deb-test: deb
+	VOLANT_DEB=$(CURDIR)/$(BUILD)/volant.deb VOLANT_REQUIRE=root,package $(GO) test -count 1 ./packaging
 
 demo:
 	@scripts/deps demo

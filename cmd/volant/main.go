@@ -1,3 +1,5 @@
+//go:build !manual
+
 // Command volant is the whole platform in one binary: the server's processes and the client's verbs.
 package main
 

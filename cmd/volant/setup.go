@@ -11,24 +11,40 @@ import (
 
 func newSetup(g *globals) *cobra.Command {
 	cmd := &cobra.Command{Use: "setup", Short: "Prepare this server"}
-	var file, dir string
+	var file, dir, config string
+	var ifMissing bool
 	k := &cobra.Command{
 		Use: "kernel", Short: "Unpack the guests' kernel out of Debian's linux-image-cloud-amd64", Args: cobra.NoArgs,
 		Long: `Unpack the guests' kernel out of Debian's package linux-image-cloud-amd64 into Volant's data.
 
 The package is downloaded by apt-get, or taken from --file; it is never installed on this machine.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			cfg, err := readConfig(config)
+			if err != nil {
+				return err
+			}
 			if dir == "" {
-				var err error
-				if dir, err = node.KernelDir(g.data); err != nil {
+				dir = cfg.Host.KernelDir
+			}
+			if dir == "" {
+				data := g.data
+				if cfg.Data != "" && !cmd.Flags().Changed("data") {
+					data = cfg.Data
+				}
+				if dir, err = node.KernelDir(data); err != nil {
 					return err
 				}
+			}
+			if _, err := kernel.Load(dir); err == nil && ifMissing {
+				return nil
 			}
 			return kernel.Setup(cmd.Context(), dir, file, func(line string) { fmt.Fprintln(cmd.ErrOrStderr(), line) })
 		},
 	}
 	k.Flags().StringVar(&file, "file", "", "a .deb of the kernel's package, instead of a download")
 	k.Flags().StringVar(&dir, "dir", "", "where to put it (default: kernel in the data directory)")
+	k.Flags().StringVar(&config, "config", "", "server configuration, which may name another data directory or host.kernel_dir")
+	k.Flags().BoolVar(&ifMissing, "if-missing", false, "do nothing where a kernel is there")
 	cmd.AddCommand(k)
 	return cmd
 }
