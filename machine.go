@@ -243,22 +243,23 @@ type Have struct {
 	State   State     `json:"state"`
 	// Generation is the newest generation of the wish that the host has acted on.
 	Generation uint64     `json:"generation"`
-	Version    string     `json:"version"`            // of the config that State is of
-	Since      time.Time  `json:"since"`              // when State began
-	IP         netip.Addr `json:"ip,omitzero"`        // private IPv4 address; valid while there is one
-	PrivateIP  netip.Addr `json:"ip6,omitzero"`       // 6PN address
-	Draining   bool       `json:"draining"`           // scaling or a deploy; cleared when it falls asleep
-	Checks     []Check    `json:"checks,omitempty"`   // of services, while awake
-	Ready      bool       `json:"ready"`              // awake and, where it has checks, all passed once since it awoke
-	Memory     int        `json:"memory_mb"`          // memory it holds now on its host; 0 asleep
-	Boots      uint64     `json:"boots"`              // cold boots and restores so far
-	Exit       *Exit      `json:"exit,omitempty"`     // how the last run ended
-	Reason     string     `json:"reason,omitempty"`   // why it is in State, for a person
-	Restarts   int        `json:"restarts,omitempty"` // of its program, after exits within some minutes
-	Failures   int        `json:"failures"`           // boots in a row which did not come to serve
-	Orphan     bool       `json:"orphan,omitempty"`   // runs without a wish
-	Cold       bool       `json:"cold,omitempty"`     // this run was booted, not restored: its app may be slow to listen
-	Life       uint64     `json:"life,omitempty"`     // tells one guest from the next, kept over sleep by suspend; 0: there is none
+	Version    string     `json:"version"`             // of the config that State is of
+	Since      time.Time  `json:"since"`               // when State began
+	IP         netip.Addr `json:"ip,omitzero"`         // private IPv4 address; valid while there is one
+	PrivateIP  netip.Addr `json:"ip6,omitzero"`        // 6PN address
+	Drained    time.Time  `json:"drained_at,omitzero"` // since when it drains
+	Draining   bool       `json:"draining"`            // scaling or a deploy; cleared when it falls asleep
+	Checks     []Check    `json:"checks,omitempty"`    // of services, while awake
+	Ready      bool       `json:"ready"`               // awake and, where it has checks, all passed once since it awoke
+	Memory     int        `json:"memory_mb"`           // memory it holds now on its host; 0 asleep
+	Boots      uint64     `json:"boots"`               // cold boots and restores so far
+	Exit       *Exit      `json:"exit,omitempty"`      // how the last run ended
+	Reason     string     `json:"reason,omitempty"`    // why it is in State, for a person
+	Restarts   int        `json:"restarts,omitempty"`  // of its program, after exits within some minutes
+	Failures   int        `json:"failures"`            // boots in a row which did not come to serve
+	Orphan     bool       `json:"orphan,omitempty"`    // runs without a wish
+	Cold       bool       `json:"cold,omitempty"`      // this run was booted, not restored: its app may be slow to listen
+	Life       uint64     `json:"life,omitempty"`      // tells one guest from the next, kept over sleep by suspend; 0: there is none
 }
 
 // Check is the outcome of one service check.

@@ -192,6 +192,9 @@ func checkChecks(cs []volant.ServiceCheck) error {
 
 // checkConfig says what is wrong with a machine's config, or nil.
 func checkConfig(cfg *volant.MachineConfig) error {
+	if s := cfg.Schedule; s != "" && !slices.Contains([]string{"hourly", "daily", "weekly", "monthly"}, s) {
+		return volant.Invalidf("schedule %q: use hourly, daily, weekly or monthly", s)
+	}
 	g := cfg.Guest.WithDefaults()
 	switch {
 	case g.CPUKind != volant.CPUShared && g.CPUKind != volant.CPUPerformance:

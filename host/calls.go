@@ -200,6 +200,9 @@ func (m *machine) takeDrain(d Drain) (news bool, err error) {
 	}
 	m.sealAt = time.Time{}
 	err = m.writeLocked(pointDrain, func(r *record) {
+		if d.On && !r.Draining {
+			r.Drained = time.Now()
+		}
 		r.Draining, r.Then = d.On, ""
 		if d.On {
 			r.Then = d.Then

@@ -30,6 +30,7 @@ type record struct {
 	Version    string         `json:"version,omitempty"`   // of the config that runs or sleeps
 	Wanted     bool           `json:"wanted,omitempty"`    // a connection, a call or RunOn wants it awake
 	Draining   bool           `json:"draining,omitempty"`  // until it is empty
+	Drained    time.Time      `json:"drained_at,omitzero"` // since when; of no meaning while it does not
 	Then       string         `json:"then,omitempty"`      // suspend or stop, when drained
 	Mode       mode           `json:"mode,omitempty"`      // how the last boot was made
 	Made       bool           `json:"made,omitempty"`      // State is starting and Handle is of this boot

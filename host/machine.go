@@ -326,6 +326,9 @@ func (m *machine) haveLocked() volant.Have {
 	if v.Version == "" {
 		v.Version = r.Machine.Version
 	}
+	if r.Draining {
+		v.Drained = r.Drained
+	}
 	if r.State == volant.StateStarted {
 		v.Ready = true
 		for _, c := range m.checks {

@@ -17,6 +17,7 @@ type Room struct {
 	DedicatedCores int `json:"dedicated_cores"` // given to performance machines
 	FreeCores      int `json:"free_cores"`      // that a performance machine could get
 	SharedVCPUs    int `json:"shared_vcpus"`    // of awake shared machines
+	OverheadMB     int `json:"overhead_mb"`     // that a machine's VMM takes beside its guest
 	SharedPerCore  int `json:"shared_per_core"` // the most shared vCPUs per shared logical CPU
 }
 
@@ -187,7 +188,7 @@ func (l *ledger) room() Room {
 	return Room{
 		MemoryMB: l.totalMB, FreeMB: max(0, l.totalMB-used),
 		Cores: len(l.cores), DedicatedCores: taken, FreeCores: max(0, len(l.cores)-taken-1),
-		SharedVCPUs: shared, SharedPerCore: sharedPerCPU,
+		SharedVCPUs: shared, SharedPerCore: sharedPerCPU, OverheadMB: l.overhead,
 	}
 }
 

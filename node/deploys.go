@@ -55,30 +55,30 @@ func (f *deployFleet) Apply(ctx context.Context, app volant.AppID, step deploy.S
 	const by = deploy.Actor
 	switch step.Kind {
 	case deploy.Begin:
-		return "", f.release(ctx, app, step.Release, func(r *volant.Release) { r.Status = volant.ReleaseRunning })
+		return "", f.release(ctx, app, step.Release, term, func(r *volant.Release) { r.Status = volant.ReleaseRunning })
 	case deploy.Commanded:
-		return step.Machine, f.release(ctx, app, step.Release, func(r *volant.Release) { r.CommandDone = true })
+		return step.Machine, f.release(ctx, app, step.Release, term, func(r *volant.Release) { r.CommandDone = true })
 	case deploy.Complete:
 		// Who deploys may connect at once: complete means that the proxy listens.
 		if err := f.acts(ctx, f.cat.Snapshot().Rev); err != nil {
 			return "", err
 		}
-		return "", f.release(ctx, app, step.Release, func(r *volant.Release) { r.Status = volant.ReleaseComplete })
+		return "", f.release(ctx, app, step.Release, term, func(r *volant.Release) { r.Status = volant.ReleaseComplete })
 	case deploy.Fail:
 		reason := f.reason(ctx, step)
-		return "", f.release(ctx, app, step.Release, func(r *volant.Release) { r.Status, r.Reason = volant.ReleaseFailed, reason })
+		return "", f.release(ctx, app, step.Release, term, func(r *volant.Release) { r.Status, r.Reason = volant.ReleaseFailed, reason })
 	case deploy.Command:
 		return f.createCommand(ctx, app, step, term)
 	case deploy.Create:
 		return f.createFor(ctx, app, step, term)
 	case deploy.Switch, deploy.Revert:
-		return "", f.makeCurrent(ctx, app, step)
+		return "", f.makeCurrent(ctx, app, step, term)
 	case deploy.Route:
-		return step.Machine, f.edit(ctx, app, step.Machine, by, func(m *volant.Machine) { m.Cordoned, m.Run = false, ownRun(m) })
+		return step.Machine, f.edit(ctx, app, step.Machine, by, term, func(m *volant.Machine) { m.Cordoned, m.Run = false, ownRun(m) })
 	case deploy.Restore:
 		return step.Machine, f.restore(ctx, app, step, term)
 	case deploy.Drain:
-		if err := f.edit(ctx, app, step.Machine, by, func(m *volant.Machine) { m.Cordoned, m.Run = true, volant.RunAuto }); err != nil {
+		if err := f.edit(ctx, app, step.Machine, by, term, func(m *volant.Machine) { m.Cordoned, m.Run = true, volant.RunAuto }); err != nil {
 			return step.Machine, err
 		}
 		err := f.host.Drain(ctx, step.Machine, host.Drain{On: true, Then: "stop", Term: term, By: by})
@@ -87,7 +87,7 @@ func (f *deployFleet) Apply(ctx context.Context, app volant.AppID, step deploy.S
 		}
 		return step.Machine, err
 	case deploy.Destroy:
-		return step.Machine, f.destroy(ctx, app, step.Machine, by)
+		return step.Machine, f.destroy(ctx, app, step.Machine, by, term)
 	}
 	return "", fmt.Errorf("step %q is not known", step.Kind)
 }
@@ -101,11 +101,11 @@ func ownRun(m *volant.Machine) volant.Run {
 	return volant.RunAuto
 }
 
-func (f *deployFleet) release(ctx context.Context, app volant.AppID, version uint64, fn func(*volant.Release)) error {
-	_, rev, err := store.Update(ctx, f.store, deploy.Actor, releaseKey(app, version), func(r *volant.Release) error {
+func (f *deployFleet) release(ctx context.Context, app volant.AppID, version, term uint64, fn func(*volant.Release)) error {
+	rev, err := f.commit(ctx, app, deploy.Actor, term, store.Edit(releaseKey(app, version), func(r *volant.Release) error {
 		fn(r)
 		return nil
-	})
+	}))
 	return f.wait(ctx, rev, err)
 }
 
@@ -115,7 +115,7 @@ func releaseKey(app volant.AppID, version uint64) string {
 
 // makeCurrent makes the release the app's current one or, where it is reverted, the one before it; the release's
 // own record says so in the same commit.
-func (f *deployFleet) makeCurrent(ctx context.Context, app volant.AppID, step deploy.Step) error {
+func (f *deployFleet) makeCurrent(ctx context.Context, app volant.AppID, step deploy.Step, term uint64) error {
 	var before uint64
 	reason := ""
 	if step.Kind == deploy.Revert {
@@ -127,7 +127,7 @@ func (f *deployFleet) makeCurrent(ctx context.Context, app volant.AppID, step de
 	} else if a, ok := f.cat.Snapshot().App(app); ok {
 		before = a.Release
 	}
-	rev, err := store.Apply(ctx, f.store, deploy.Actor,
+	rev, err := f.commit(ctx, app, deploy.Actor, term,
 		store.Edit(volant.RecordKey(volant.KindApp, app, string(app)), func(a *volant.App) error {
 			if step.Kind == deploy.Revert {
 				a.Release = before
@@ -149,7 +149,7 @@ func (f *deployFleet) makeCurrent(ctx context.Context, app volant.AppID, step de
 
 // restore has a machine that was drained take connections again; one that is to wake is on until it serves.
 func (f *deployFleet) restore(ctx context.Context, app volant.AppID, step deploy.Step, term uint64) error {
-	err := f.edit(ctx, app, step.Machine, deploy.Actor, func(m *volant.Machine) {
+	err := f.edit(ctx, app, step.Machine, deploy.Actor, term, func(m *volant.Machine) {
 		if m.Cordoned, m.Run = false, ownRun(m); step.Wake {
 			m.Run = volant.RunOn
 		}
@@ -251,11 +251,11 @@ func (f *deployFleet) createCommand(ctx context.Context, app volant.AppID, step 
 	return volant.MachineID(m.ID), f.create(ctx, m, deploy.Actor, term)
 }
 
-func (f *fleet) edit(ctx context.Context, app volant.AppID, id volant.MachineID, by string, fn func(*volant.Machine)) error {
-	_, rev, err := store.Update(ctx, f.store, by, volant.RecordKey(volant.KindMachine, app, string(id)), func(m *volant.Machine) error {
+func (f *fleet) edit(ctx context.Context, app volant.AppID, id volant.MachineID, by string, term uint64, fn func(*volant.Machine)) error {
+	rev, err := f.commit(ctx, app, by, term, store.Edit(volant.RecordKey(volant.KindMachine, app, string(id)), func(m *volant.Machine) error {
 		fn(m)
 		return nil
-	})
+	}))
 	return f.wait(ctx, rev, err)
 }
 

@@ -14,6 +14,7 @@ import (
 	"github.com/volant-edge/volant/catalog"
 	"github.com/volant-edge/volant/deploy"
 	"github.com/volant-edge/volant/host"
+	"github.com/volant-edge/volant/place"
 	"github.com/volant-edge/volant/scale"
 	"github.com/volant-edge/volant/store"
 	"github.com/volant-edge/volant/why"
@@ -29,8 +30,6 @@ type fleet struct {
 	host   *host.Host
 	why    why.Log
 	acts   func(ctx context.Context, rev store.Revision) error // the proxy acts on intent up to rev
-	// overhead is the memory of a VMM beside its guest's, MB.
-	overhead int
 }
 
 // Observe is scale's.
@@ -74,7 +73,7 @@ func (f *fleet) Observe(_ context.Context, id volant.AppID) ([]scale.Observation
 func (f *fleet) room(g volant.Guest) int {
 	g = g.WithDefaults()
 	r := f.host.Room()
-	n := r.FreeMB / (g.MemoryMB + f.overhead)
+	n := r.FreeMB / (g.MemoryMB + r.OverheadMB)
 	if g.CPUKind == volant.CPUPerformance && r.Cores > 0 {
 		n = min(n, r.FreeCores/g.CPUs)
 	}
@@ -110,11 +109,11 @@ func (f *fleet) Apply(ctx context.Context, app volant.AppID, step scale.Step, te
 	case scale.Sleep:
 		return step.Machine, f.host.Sleep(ctx, step.Machine, host.Sleep{How: step.Then, Term: term, By: by})
 	case scale.Retire:
-		return step.Machine, f.edit(ctx, app, step.Machine, by, func(m *volant.Machine) { m.Cordoned = true })
+		return step.Machine, f.edit(ctx, app, step.Machine, by, term, func(m *volant.Machine) { m.Cordoned = true })
 	case scale.Restore:
-		return step.Machine, f.edit(ctx, app, step.Machine, by, func(m *volant.Machine) { m.Cordoned = false })
+		return step.Machine, f.edit(ctx, app, step.Machine, by, term, func(m *volant.Machine) { m.Cordoned = false })
 	case scale.Destroy:
-		return step.Machine, f.destroy(ctx, app, step.Machine, by)
+		return step.Machine, f.destroy(ctx, app, step.Machine, by, term)
 	case scale.Hold:
 		return "", nil
 	}
@@ -170,6 +169,10 @@ func (f *fleet) newMachine(a *volant.App, group string, t mold, run volant.Run) 
 // create reserves room at the host, then writes the wish and waits until the host has it.
 func (f *fleet) create(ctx context.Context, m *volant.Machine, by string, term uint64) error {
 	id := volant.MachineID(m.ID)
+	where, err := f.place(m)
+	if err != nil {
+		return err
+	}
 	if err := f.host.Reserve(ctx, host.Reservation{ID: id, App: m.App, Org: m.Org, Guest: m.Config.Guest, Term: term}); err != nil {
 		f.why.Add(why.Record{
 			Time: time.Now(), Kind: why.Placement, Org: m.Org, App: m.App, Rule: "refused_by_host",
@@ -177,15 +180,37 @@ func (f *fleet) create(ctx context.Context, m *volant.Machine, by string, term u
 		})
 		return err
 	}
-	rev, err := store.Create(ctx, f.store, by, m)
+	rev, err := f.commit(ctx, m.App, by, term, store.Creation(m))
 	if err != nil {
 		return err
 	}
 	f.why.Add(why.Record{
-		Time: time.Now(), Kind: why.Placement, Org: m.Org, App: m.App, Machine: id, Rule: "only_host",
-		Text: fmt.Sprintf("machine %s was placed on node %s in region %s, the only host there is", id, f.node, f.region),
+		Time: time.Now(), Kind: why.Placement, Org: m.Org, App: m.App, Machine: id, Rule: "placed", Text: fmt.Sprintf("machine %s was placed: %s", id, where),
 	})
 	return f.cat.Wait(ctx, rev)
+}
+
+// place chooses the host of a new machine. Whether that can take it besides its memory is the host's to say.
+func (f *fleet) place(m *volant.Machine) (string, error) {
+	r := f.host.Room()
+	const plenty = 1 << 20
+	h := place.Host{Node: f.node, Region: f.region, MemoryMB: r.FreeMB - r.OverheadMB, Shared: plenty, Cores: plenty, Mixed: true}
+	for _, other := range f.cat.Snapshot().Machines(m.App) {
+		if !other.Tombstone && other.Run != volant.RunDestroyed && other.Node == f.node {
+			h.Siblings++
+		}
+	}
+	c, err := place.Pick(place.Request{Org: m.Org, App: m.App, Region: m.Region, Guest: m.Config.Guest}, []place.Host{h})
+	return c.Text, err
+}
+
+// commit writes changes only while the store knows the term as held; 0 is no term.
+func (f *fleet) commit(ctx context.Context, app volant.AppID, by string, term uint64, changes ...store.Change) (store.Revision, error) {
+	if term == 0 {
+		return store.Apply(ctx, f.store, by, changes...)
+	}
+	guard := store.GuardOf(store.TermPrefix+termOf(app), term)
+	return store.Apply(ctx, f.store, by, append(changes, store.Raw(guard))...)
 }
 
 // wake wakes a machine whose wish has just been written: the host may get it a moment later.
@@ -204,6 +229,6 @@ func (f *fleet) wake(ctx context.Context, id volant.MachineID, reason string) er
 }
 
 // destroy writes the wish; the host ends the machine.
-func (f *fleet) destroy(ctx context.Context, app volant.AppID, id volant.MachineID, by string) error {
-	return f.edit(ctx, app, id, by, func(m *volant.Machine) { m.Run = volant.RunDestroyed })
+func (f *fleet) destroy(ctx context.Context, app volant.AppID, id volant.MachineID, by string, term uint64) error {
+	return f.edit(ctx, app, id, by, term, func(m *volant.Machine) { m.Run = volant.RunDestroyed })
 }

@@ -19,6 +19,7 @@ import (
 	"github.com/volant-edge/volant/microvm"
 	"github.com/volant-edge/volant/registry"
 	"github.com/volant-edge/volant/scale"
+	"github.com/volant-edge/volant/schedule"
 	"github.com/volant-edge/volant/secret"
 	"github.com/volant-edge/volant/store"
 	"github.com/volant-edge/volant/why"
@@ -77,6 +78,7 @@ type Platform struct {
 	edge    *edge
 	scaler  *scale.Scaler
 	deploys *deploy.Deployer
+	keeper  *schedule.Keeper
 	holder  *perapp.Holder
 	terms   *store.Terms
 	api     *control.Server
@@ -104,8 +106,9 @@ func NewPlatform(parts Parts) (*Platform, error) {
 	p.fleet = &fleet{node: p.Node, region: p.Region, store: p.Store, cat: p.cat, host: p.host, why: p.Reasons, acts: p.edge.acts}
 	p.scaler = scale.New(p.fleet, scale.Config{Why: p.Reasons, Log: p.Log})
 	p.deploys = deploy.New(&deployFleet{p.fleet}, deploy.Config{Why: p.Reasons, Log: p.Log})
+	p.keeper = schedule.New(&scheduleFleet{p.fleet}, schedule.Config{Why: p.Reasons, Log: p.Log})
 	p.terms = store.NewTerms(p.Store, store.TermConfig{Owner: string(p.Node), Start: p.Epoch, Log: p.Log})
-	p.holder = perapp.NewHolder(appTerms{p.terms}, p.Log, p.holding, p.scaler, p.deploys)
+	p.holder = perapp.NewHolder(appTerms{p.terms}, p.Log, p.holding, p.scaler, p.deploys, p.keeper)
 	var reg control.Registry
 	if p.Blobs != nil {
 		reg = v2{registry.New(p.Blobs, tags{p.Store, p.cat, p.Reasons}, p.Log)}

@@ -9,6 +9,7 @@ import (
 
 	volant "github.com/volant-edge/volant"
 	"github.com/volant-edge/volant/catalog"
+	"github.com/volant-edge/volant/internal/perapp"
 	"github.com/volant-edge/volant/proxy"
 	"github.com/volant-edge/volant/scale"
 	"github.com/volant-edge/volant/store"
@@ -19,8 +20,9 @@ import (
 // deploys their apps. Changes which come together are told once, and cost what the apps that changed are large.
 type publisher struct {
 	p       *Platform
-	apps    map[volant.AppID]bool // which live
-	newApps bool                  // that is news
+	apps    map[volant.AppID]bool      // which live
+	newApps bool                       // that is news
+	asks    map[volant.AppID]time.Time // when a machine of the app asks its clients to leave
 	parts   map[volant.AppID][]proxy.App
 	shared  map[volant.AppID][]netip.Addr // addresses that other apps may have too
 	wishes  store.Revision                // what the host and the network were told of
@@ -35,7 +37,7 @@ const publishAgain = 5 * time.Second
 func (p *Platform) publish(ctx context.Context) error {
 	sub := p.cat.Changes()
 	defer sub.Close()
-	pub := &publisher{p: p, apps: map[volant.AppID]bool{}, parts: map[volant.AppID][]proxy.App{}, shared: map[volant.AppID][]netip.Addr{}}
+	pub := &publisher{p: p, apps: map[volant.AppID]bool{}, asks: map[volant.AppID]time.Time{}, parts: map[volant.AppID][]proxy.App{}, shared: map[volant.AppID][]netip.Addr{}}
 	snap, changed := sub.Take()
 	for id := range snap.Apps() {
 		changed[id] = true
@@ -46,18 +48,40 @@ func (p *Platform) publish(ctx context.Context) error {
 		if !pub.told {
 			again = time.After(publishAgain)
 		}
+		ask, stop := pub.nextAsk()
 		select {
 		case <-ctx.Done():
+			stop()
 			return nil
 		case <-sub.C:
 		case <-p.holding.changed:
 		case <-again:
+		case <-ask:
 		}
+		stop()
 		snap, changed = sub.Take()
 		for id := range p.holding.take() {
 			changed[id] = true
 		}
+		for id, due := range pub.asks {
+			if !due.After(time.Now()) {
+				changed[id] = true
+			}
+		}
 	}
+}
+
+// nextAsk rings when the next machine asks its clients to leave.
+func (u *publisher) nextAsk() (<-chan time.Time, func()) {
+	var next time.Time
+	for _, due := range u.asks {
+		next = perapp.Sooner(next, due)
+	}
+	if next.IsZero() {
+		return nil, func() {}
+	}
+	t := time.NewTimer(max(time.Until(next), 0) + time.Millisecond)
+	return t.C, func() { t.Stop() }
 }
 
 func (u *publisher) tell(ctx context.Context, snap *catalog.Snapshot, changed map[volant.AppID]bool) {
@@ -86,6 +110,7 @@ func (u *publisher) tell(ctx context.Context, snap *catalog.Snapshot, changed ma
 		if u.apps[id] {
 			u.p.scaler.Poke(id)
 			u.p.deploys.Poke(id)
+			u.p.keeper.Poke(id)
 		} else {
 			u.p.forget(id)
 		}
@@ -95,6 +120,7 @@ func (u *publisher) tell(ctx context.Context, snap *catalog.Snapshot, changed ma
 // take notes what became of an app.
 func (u *publisher) take(snap *catalog.Snapshot, id volant.AppID) {
 	delete(u.parts, id)
+	delete(u.asks, id)
 	delete(u.shared, id)
 	a, ok := snap.App(id)
 	if !ok || a.Tombstone {
@@ -105,7 +131,12 @@ func (u *publisher) take(snap *catalog.Snapshot, id volant.AppID) {
 	u.newApps = u.newApps || !u.apps[id]
 	u.apps[id] = true
 	u.p.host.SetMin(id, least(snap, a))
-	parts := tableApps(snap, a)
+	now := time.Now()
+	delete(u.asks, id)
+	if due := nextAsk(snap, a, now); !due.IsZero() {
+		u.asks[id] = due
+	}
+	parts := tableApps(snap, a, now)
 	for i := range parts {
 		parts[i].Unscaled = !u.p.holding.holds(id)
 	}
@@ -157,6 +188,7 @@ func (u *publisher) setLocal(ctx context.Context, snap *catalog.Snapshot) bool {
 func (p *Platform) forget(id volant.AppID) {
 	p.scaler.ForgetApp(id)
 	p.deploys.ForgetApp(id)
+	p.keeper.ForgetApp(id)
 	p.host.ForgetApp(id)
 	p.traffic.drop(id)
 }

@@ -3,15 +3,17 @@ package node
 import (
 	"net/netip"
 	"slices"
+	"time"
 
 	volant "github.com/volant-edge/volant"
 	"github.com/volant-edge/volant/catalog"
+	"github.com/volant-edge/volant/internal/perapp"
 	"github.com/volant-edge/volant/proxy"
 )
 
 // tableApps is one app of the table: an entry for each group that has services. An app without a service or
 // address is left out: nothing leads to it.
-func tableApps(snap *catalog.Snapshot, a *volant.App) []proxy.App {
+func tableApps(snap *catalog.Snapshot, a *volant.App, now time.Time) []proxy.App {
 	var addrs []netip.Addr
 	for _, ad := range snap.Addresses(a.App) {
 		if ip, err := netip.ParseAddr(ad.IP); err == nil && !ad.Tombstone {
@@ -25,7 +27,7 @@ func tableApps(snap *catalog.Snapshot, a *volant.App) []proxy.App {
 	groups := groupsOf(snap, a)
 	for i := range groups {
 		if g := &groups[i]; g.ok && !g.worker() {
-			out = append(out, tableGroup(snap, a, g, groups[0].name, addrs))
+			out = append(out, tableGroup(snap, a, g, groups[0].name, addrs, now))
 		}
 	}
 	return out
@@ -43,7 +45,7 @@ func sharedAddrs(snap *catalog.Snapshot, id volant.AppID) []netip.Addr {
 }
 
 // tableGroup is one group of an app, whose default group is def.
-func tableGroup(snap *catalog.Snapshot, a *volant.App, g *group, def string, addrs []netip.Addr) proxy.App {
+func tableGroup(snap *catalog.Snapshot, a *volant.App, g *group, def string, addrs []netip.Addr, now time.Time) proxy.App {
 	s := g.scale.WithDefaults()
 	app := proxy.App{
 		ID: a.App, Group: g.name, Name: a.Name, Org: a.Org, NoWake: s.NoWake, CanGrow: !s.NoWake, Spill: s.Spill,
@@ -59,11 +61,37 @@ func tableGroup(snap *catalog.Snapshot, a *volant.App, g *group, def string, add
 		}
 		if have, ok := snap.Have(volant.MachineID(m.ID)); ok {
 			tm := tableMachine(m, &have)
+			tm.AskLeave = asksToLeave(&have, s.DrainAfter.D(), now)
 			tm.Absent, tm.Limits = own(app.Services, m)
 			app.Machines = append(app.Machines, tm)
 		}
 	}
 	return app
+}
+
+// asksToLeave says whether a machine drains for longer than after; 0 is never.
+func asksToLeave(have *volant.Have, after time.Duration, now time.Time) bool {
+	return have.Draining && after > 0 && !have.Drained.Add(after).After(now)
+}
+
+// nextAsk is when the next machine of an app asks its clients to leave; zero: none will.
+func nextAsk(snap *catalog.Snapshot, a *volant.App, now time.Time) time.Time {
+	var next time.Time
+	groups := groupsOf(snap, a)
+	for _, m := range snap.Machines(a.App) {
+		have, ok := snap.Have(volant.MachineID(m.ID))
+		if !ok || !have.Draining {
+			continue
+		}
+		i := slices.IndexFunc(groups, func(g group) bool { return g.name == groupOf(m, groups[0].name) })
+		if i < 0 || groups[i].scale.DrainAfter <= 0 {
+			continue
+		}
+		if due := have.Drained.Add(groups[i].scale.DrainAfter.D()); due.After(now) {
+			next = perapp.Sooner(next, due)
+		}
+	}
+	return next
 }
 
 func tableService(s *volant.Service, cpus int, addrs []netip.Addr) proxy.Service {

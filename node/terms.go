@@ -13,12 +13,15 @@ import (
 type appTerms struct{ terms *store.Terms }
 
 func (t appTerms) Acquire(ctx context.Context, app volant.AppID) (perapp.Term, error) {
-	term, err := t.terms.Hold(ctx, store.TermPrefix+"app/"+string(app))
+	term, err := t.terms.Hold(ctx, termOf(app))
 	if err != nil {
 		return nil, err
 	}
 	return appTerm{term}, nil
 }
+
+// termOf is the key of an app's term, without store.TermPrefix.
+func termOf(app volant.AppID) string { return "app/" + string(app) }
 
 type appTerm struct{ *store.Term }
 

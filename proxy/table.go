@@ -75,6 +75,9 @@ type Machine struct {
 	Addr     netip.Addr       `json:"addr,omitzero"` // valid while Serving
 	Cordoned bool             `json:"cordoned,omitempty"`
 	Draining bool             `json:"draining,omitempty"`
+	// AskLeave says that it drains for longer than its app lets clients stay: they are asked to leave, as their
+	// protocol can. None is closed.
+	AskLeave bool `json:"ask_leave,omitempty"`
 	// Failing are internal ports whose checks do not pass.
 	Failing []uint16 `json:"failing,omitempty"`
 	// Absent are internal ports of the app's services which this machine does not have.

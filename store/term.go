@@ -274,6 +274,11 @@ func (t *Term) Lost() <-chan struct{} { return t.lease.lost }
 // Guard is an operation which lets a Commit succeed only while the store knows this term as held.
 func (t *Term) Guard() Op { return Op{Verb: Check, Key: t.key, Expect: t.rev} }
 
+// GuardOf is the Guard of the term of a key that has the token.
+func GuardOf(key string, token uint64) Op {
+	return Op{Verb: Check, Key: key, Expect: Revision{Epoch: token >> tokenRev, Rev: token & (1<<tokenRev - 1)}}
+}
+
 // Release gives the key to whoever asks next.
 func (t *Term) Release(ctx context.Context) error {
 	t.mu.Lock()

@@ -255,3 +255,33 @@ func TestReleaseCommandGoesOnAfterARestart(t *testing.T) {
 		})
 	}
 }
+
+func TestAMachineWithAutoDestroyGoesWhenItsProgramHasEnded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := volanttest.New(t)
+		defer p.Close()
+		ctx := context.Background()
+		p.Deploy("web", volanttest.Image)
+		make := func(destroy bool, schedule string) string {
+			m, err := p.API.CreateMachine(ctx, "web", api.CreateMachine{Config: volant.MachineConfig{
+				Image: string(volanttest.Image), Init: volant.Init{Cmd: []string{"exit", "0"}}, AutoDestroy: destroy, Schedule: schedule,
+			}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			return m.ID
+		}
+		gone, stays, hourly := make(true, ""), make(false, ""), make(false, "hourly")
+		time.Sleep(time.Minute)
+		for id, want := range map[string]string{gone: "destroyed", stays: "stopped", hourly: "stopped"} {
+			if m, err := p.API.Machine(ctx, "web", id); err == nil && m.State != want || err != nil && id != gone {
+				t.Errorf("machine is %s (%v), want %s", m.State, err, want)
+			}
+		}
+		before := p.Left()
+		time.Sleep(3 * time.Hour)
+		if n := p.Left() - before; n < 2 || n > 3 {
+			t.Errorf("within 3 hours the hourly one ran %d times", n)
+		}
+	})
+}
