@@ -478,8 +478,17 @@ type IPAssignment struct {
 	IP        string    `json:"ip"`
 	Region    string    `json:"region"`
 	Service   string    `json:"service_name"`
-	Shared    bool      `json:"shared"`
+	Shared    bool      `json:"shared"` // other apps have it too, told apart by their host names
 	CreatedAt time.Time `json:"created_at"`
+}
+
+// AssignIP is the body of POST /v1/apps/{app}/ip_assignments.
+type AssignIP struct {
+	Type        string `json:"type"`                   // v4, shared_v4, v6
+	Region      string `json:"region,omitempty"`       // global, or empty: addresses are of all regions
+	OrgSlug     string `json:"org_slug,omitempty"`     // the app's, if named
+	Network     string `json:"network,omitempty"`      // only of private addresses, which are not served yet
+	ServiceName string `json:"service_name,omitempty"` // a note of what it is for
 }
 
 // Node is one server.

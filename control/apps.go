@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"maps"
 	"net/http"
-	"net/netip"
 	"slices"
 	"strings"
 	"time"
@@ -63,11 +62,7 @@ func addresses(snap *catalog.Snapshot, app volant.AppID) []string {
 			out = append(out, a.IP)
 		}
 	}
-	slices.SortFunc(out, func(a, b string) int { // IPv4 first
-		x, _ := netip.ParseAddr(a) // what does not parse comes first
-		y, _ := netip.ParseAddr(b)
-		return x.Compare(y)
-	})
+	slices.SortFunc(out, byAddress)
 	return out
 }
 
@@ -159,21 +154,6 @@ func (s *Server) destroyApp(w http.ResponseWriter, c *call) error {
 	}
 	s.audit(c, a.Org, id, "", "app_destroyed", fmt.Sprintf("app %s was destroyed", a.Name))
 	w.WriteHeader(http.StatusAccepted)
-	return nil
-}
-
-func (s *Server) listAddresses(w http.ResponseWriter, c *call) error {
-	a, snap, err := s.app(c)
-	if err != nil {
-		return err
-	}
-	out := api.IPList{IPs: []api.IPAssignment{}}
-	for _, ad := range snap.Addresses(a.App) {
-		if !ad.Tombstone {
-			out.IPs = append(out.IPs, api.IPAssignment{IP: ad.IP, Region: "global", Service: ad.Service, CreatedAt: ad.Created})
-		}
-	}
-	reply(w, http.StatusOK, out)
 	return nil
 }
 

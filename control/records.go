@@ -121,31 +121,6 @@ func keyPrefix(kind volant.Kind, app volant.AppID) string {
 	return string(kind) + "/" + string(app) + "/"
 }
 
-// assignAddress claims the next free address of a kind for the app.
-func assignAddress(ctx context.Context, s store.Store, actor string, a *volant.App, kind string, next func(kind string, used []string) (string, error)) (store.Revision, error) {
-	for range 16 { // another app may claim the same one first
-		all, _, err := store.All[volant.Address](ctx, s, keyPrefix(volant.KindAddress, ""))
-		if err != nil {
-			return store.Revision{}, err
-		}
-		var used []string
-		for _, ad := range all {
-			used = append(used, ad.IP)
-		}
-		ip, err := next(kind, used)
-		if err != nil {
-			return store.Revision{}, err
-		}
-		ad := &volant.Address{Owner: a.App, IP: ip, Type: kind}
-		ad.Meta = volant.Meta{Kind: volant.KindAddress, Org: a.Org, ID: ip}
-		rev, err := store.Apply(ctx, s, actor, store.Claim(ad))
-		if !errors.Is(err, volant.ErrExists) {
-			return rev, err
-		}
-	}
-	return store.Revision{}, volant.Errorf(volant.ErrConflict, "other apps took each address that was free").WithRemedy("try again")
-}
-
 // writeRelease writes the app's next release and what it changes of the app in one commit.
 func writeRelease(ctx context.Context, s store.Store, actor string, a *volant.App, r volant.Release, change func(*volant.App) error) (*volant.Release, store.Revision, error) {
 	for range 16 { // somebody else may deploy at the same moment

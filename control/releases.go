@@ -238,20 +238,3 @@ func checkConfig(cfg *volant.MachineConfig) error {
 	}
 	return nil
 }
-
-// assignAddresses gives an app with services its first IPv4 and IPv6 address.
-func (s *Server) assignAddresses(c *call, a *volant.App, services []volant.Service) error {
-	if len(services) == 0 || len(addresses(s.Catalog.Snapshot(), a.App)) > 0 {
-		return nil
-	}
-	for _, kind := range []string{"v4", "v6"} {
-		rev, err := assignAddress(c.ctx(), s.Store, c.who.name, a, kind, s.Addresses.Next)
-		if err != nil {
-			return err
-		}
-		if err := s.seen(c, rev); err != nil {
-			return err
-		}
-	}
-	return nil
-}

@@ -92,6 +92,7 @@ var pathParams = map[string]string{
 	"key":      "name of the metadata",
 	"digest":   "OCI digest: sha256: and 64 hex digits",
 	"name":     "name of the secret",
+	"ip":       "address of the app",
 	"org":      "slug of the organization",
 	"hostname": "host name; a \"*\" is written as %2A",
 	"token":    "ID of the token",

@@ -22,6 +22,8 @@ func (s *Server) accountRoutes() []Route {
 		at("POST /v1/apps/{app}/deploy_token", scopeAdmin, "token.create", s.createDeployToken, "Create a token that deploys one app", api.CreateDeployToken{}, ok(api.DeployToken{})),
 
 		at("GET /v1/apps/{app}/ip_assignments", scopeRead, "ip.list", s.listAddresses, "List an app's addresses", nil, ok(api.IPList{})),
+		at("POST /v1/apps/{app}/ip_assignments", scopeDeploy, "ip.assign", s.createAddress, "Give an app an address", api.AssignIP{}, ok(api.IPAssignment{})),
+		at("DELETE /v1/apps/{app}/ip_assignments/{ip}", scopeDeploy, "ip.release", s.deleteAddress, "Take an address from an app", nil, empty(http.StatusNoContent)),
 
 		at("GET /v1/apps/{app}/secrets", scopeRead, "secret.list", s.listSecrets, "List an app's secrets, without their values", nil, ok(api.AppSecrets{}), minVersion(), showSecrets()),
 		at("POST /v1/apps/{app}/secrets", scopeDeploy, "secret.set", s.setSecrets, "Set and unset secrets in one step", api.SetSecrets{}, ok(api.AppSecrets{})),
