@@ -3,10 +3,12 @@ package node
 import (
 	"log/slog"
 	"net/netip"
+	"strings"
 	"time"
 
 	volant "github.com/volant-edge/volant"
 	"github.com/volant-edge/volant/api"
+	"github.com/volant-edge/volant/cert"
 )
 
 // Config is a server's configuration. Its zero value, with a data directory, is one whole node.
@@ -14,6 +16,7 @@ type Config struct {
 	Data   string        `toml:"data"`   // data directory; /var/lib/volant
 	Region volant.Region `toml:"region"` // where this server is; "local"
 	Name   string        `toml:"name"`   // the host name if empty
+	Domain string        `toml:"domain"` // apps have names below it; "localhost"
 	API    APIConfig     `toml:"api"`
 	Edge   EdgeConfig    `toml:"edge"`
 	Host   HostConfig    `toml:"host"`
@@ -70,6 +73,7 @@ func (c Config) withDefaults() Config {
 	}
 	str(&c.Data, "/var/lib/volant")
 	str((*string)(&c.Region), "local")
+	str(&c.Domain, DefaultDomain)
 	str(&c.API.Listen, api.DefaultAddr)
 	str(&c.Host.Engine, "auto")
 	str(&c.Host.ShmDir, "/dev/shm")
@@ -94,6 +98,9 @@ func (c Config) withDefaults() Config {
 
 // check says what is wrong with the configuration, or nil.
 func (c *Config) check() error {
+	if _, err := cert.Hostname("app." + c.Domain); err != nil || strings.HasPrefix(c.Domain, "*.") {
+		return volant.Invalidf("domain %q: use a domain such as example.com, below which apps have their names", c.Domain)
+	}
 	switch {
 	case !c.Region.Valid():
 		return volant.Invalidf("region %q: use 2 to 8 lower-case letters and digits", c.Region)

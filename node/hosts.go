@@ -39,6 +39,10 @@ func (s *server) parts(ctx context.Context) (Parts, func() error, error) {
 	if p.Token, err = s.rootToken(); err != nil {
 		return p, closeAll, err
 	}
+	p.Domain = s.cfg.Domain
+	if p.CA, err = s.openCA(); err != nil {
+		return p, closeAll, err
+	}
 	if p.Secrets, err = secret.Open(s.dir.Root()); err != nil {
 		return p, closeAll, err
 	}

@@ -1,6 +1,7 @@
 package node
 
 import (
+	"cmp"
 	"context"
 	"log/slog"
 	"net"
@@ -12,6 +13,7 @@ import (
 	volant "github.com/volant-edge/volant"
 	"github.com/volant-edge/volant/api"
 	"github.com/volant-edge/volant/catalog"
+	"github.com/volant-edge/volant/cert"
 	"github.com/volant-edge/volant/control"
 	"github.com/volant-edge/volant/deploy"
 	"github.com/volant-edge/volant/host"
@@ -49,7 +51,9 @@ type Parts struct {
 	Uploads   control.Images
 	Blobs     registry.Images // nil: no registry
 	Addresses control.Addresses
-	Secrets   *secret.Box // opens and seals secrets and private keys
+	Secrets   *secret.Box  // opens and seals secrets and private keys
+	Domain    string       // apps have names below it; DefaultDomain
+	CA        *cert.Issued // signs for those names; nil: nobody does
 	// Resolve asks the name server; net.DefaultResolver's if nil.
 	Resolve func(ctx context.Context, network, host string) ([]netip.Addr, error)
 	Proxy   func(ctx context.Context) (Link, func(), error) // finds or starts a proxy
@@ -83,6 +87,7 @@ type Platform struct {
 	terms   *store.Terms
 	api     *control.Server
 	holding *holding
+	names   *names
 	ready   chan struct{}
 }
 
@@ -92,6 +97,7 @@ func NewPlatform(parts Parts) (*Platform, error) {
 	if p.Log == nil {
 		p.Log = slog.New(slog.DiscardHandler)
 	}
+	p.names = &names{domain: cmp.Or(p.Domain, DefaultDomain), issued: p.CA, box: p.Secrets, why: p.Reasons, log: p.Log}
 	p.cat = catalog.New(catalog.Config{Log: p.Log})
 	p.edge = newEdge(p.Proxy, p.heard(), p.proxyLost, p.Log)
 	p.Host.Node, p.Host.Region, p.Host.Epoch = p.Node, p.Region, p.Epoch

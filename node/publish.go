@@ -25,10 +25,11 @@ type publisher struct {
 	asks    map[volant.AppID]time.Time // when a machine of the app asks its clients to leave
 	parts   map[volant.AppID][]proxy.App
 	shared  map[volant.AppID][]netip.Addr // addresses that other apps may have too
-	wishes  store.Revision                // what the host and the network were told of
-	told    bool                          // they were told without an error
-	local   []netip.Addr                  // what Local was last told
-	version uint64                        // of the table
+	certs   map[volant.AppID][]proxy.Cert
+	wishes  store.Revision // what the host and the network were told of
+	told    bool           // they were told without an error
+	local   []netip.Addr   // what Local was last told
+	version uint64         // of the table
 }
 
 // publishAgain is how long a room that could not take what it was told has until it is told again.
@@ -37,11 +38,19 @@ const publishAgain = 5 * time.Second
 func (p *Platform) publish(ctx context.Context) error {
 	sub := p.cat.Changes()
 	defer sub.Close()
-	pub := &publisher{p: p, apps: map[volant.AppID]bool{}, asks: map[volant.AppID]time.Time{}, parts: map[volant.AppID][]proxy.App{}, shared: map[volant.AppID][]netip.Addr{}}
-	snap, changed := sub.Take()
-	for id := range snap.Apps() {
-		changed[id] = true
+	pub := &publisher{
+		p: p, apps: map[volant.AppID]bool{}, asks: map[volant.AppID]time.Time{}, parts: map[volant.AppID][]proxy.App{},
+		shared: map[volant.AppID][]netip.Addr{}, certs: map[volant.AppID][]proxy.Cert{},
 	}
+	snap, changed := sub.Take()
+	all := func() {
+		for id := range snap.Apps() {
+			changed[id] = true
+		}
+	}
+	all()
+	renew := time.NewTicker(renewEvery)
+	defer renew.Stop()
 	for {
 		pub.tell(ctx, snap, changed)
 		var again <-chan time.Time
@@ -49,6 +58,7 @@ func (p *Platform) publish(ctx context.Context) error {
 			again = time.After(publishAgain)
 		}
 		ask, stop := pub.nextAsk()
+		due := false
 		select {
 		case <-ctx.Done():
 			stop()
@@ -57,9 +67,14 @@ func (p *Platform) publish(ctx context.Context) error {
 		case <-p.holding.changed:
 		case <-again:
 		case <-ask:
+		case <-renew.C:
+			due = true
 		}
 		stop()
 		snap, changed = sub.Take()
+		if due {
+			all()
+		}
 		for id := range p.holding.take() {
 			changed[id] = true
 		}
@@ -95,6 +110,7 @@ func (u *publisher) tell(ctx context.Context, snap *catalog.Snapshot, changed ma
 	t := proxy.Table{Epoch: u.p.Epoch, Version: u.version, Node: u.p.Node, Region: u.p.Region}
 	for _, id := range slices.Sorted(maps.Keys(u.parts)) {
 		t.Apps = append(t.Apps, u.parts[id]...)
+		t.Certs = append(t.Certs, u.certs[id]...)
 		for _, ip := range u.shared[id] {
 			if !slices.Contains(t.Shared, ip) {
 				t.Shared = append(t.Shared, ip)
@@ -122,6 +138,7 @@ func (u *publisher) take(snap *catalog.Snapshot, id volant.AppID) {
 	delete(u.parts, id)
 	delete(u.asks, id)
 	delete(u.shared, id)
+	delete(u.certs, id)
 	a, ok := snap.App(id)
 	if !ok || a.Tombstone {
 		u.newApps = u.newApps || u.apps[id]
@@ -132,13 +149,16 @@ func (u *publisher) take(snap *catalog.Snapshot, id volant.AppID) {
 	u.apps[id] = true
 	u.p.host.SetMin(id, least(snap, a))
 	now := time.Now()
-	delete(u.asks, id)
 	if due := nextAsk(snap, a, now); !due.IsZero() {
 		u.asks[id] = due
 	}
 	parts := tableApps(snap, a, now)
+	hosts := u.p.names.hosts(snap, a)
 	for i := range parts {
-		parts[i].Unscaled = !u.p.holding.holds(id)
+		parts[i].Unscaled, parts[i].Hosts = !u.p.holding.holds(id), hosts
+	}
+	if ends(parts) {
+		u.certs[id] = u.p.names.certs(snap, a, now)
 	}
 	if len(parts) > 0 {
 		u.parts[id] = parts
