@@ -1,6 +1,7 @@
 package node
 
 import (
+	"bytes"
 	"errors"
 	"io"
 	"log"
@@ -11,6 +12,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-containerregistry/pkg/name"
 	"github.com/google/go-containerregistry/pkg/registry"
@@ -145,5 +147,74 @@ func TestCredentialsOfTheOperator(t *testing.T) {
 	a, err := s.credentials("../../etc", host)
 	if a != (image.Auth{}) || err == nil {
 		t.Errorf("an organization with a path for a name reads %v, %v", a, err)
+	}
+}
+
+func TestQuotaOfAnOrganization(t *testing.T) {
+	s := testImages(t, ImageConfig{QuotaMB: 1})
+	put := func(org volant.OrgID, fill byte) error {
+		b := bytes.Repeat([]byte{fill}, 700<<10)
+		return s.Put(t.Context(), org, image.DigestOf(b), bytes.NewReader(b))
+	}
+	for _, fill := range []byte{1, 2} { // the second goes over it, which is seen then
+		if err := put("acme", fill); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := put("acme", 3); !errors.Is(err, volant.ErrNoCapacity) {
+		t.Errorf("over the quota: %v, want it refused", err)
+	}
+	if _, err := s.Begin("acme"); !errors.Is(err, volant.ErrNoCapacity) {
+		t.Errorf("an upload over the quota: %v, want it refused", err)
+	}
+	if err := put("acme", 1); err != nil {
+		t.Errorf("what is there already: %v", err)
+	}
+	if err := put("other", 3); err != nil {
+		t.Errorf("another organization: %v", err)
+	}
+	if err := put(image.AnyOrg, 4); err != nil {
+		t.Errorf("root: %v", err)
+	}
+	// What nothing names, and is older than the grace time, makes room.
+	s.keep = func(volant.Digest) bool { return false }
+	old := time.Now().Add(-2 * time.Hour)
+	marks, err := filepath.Glob(filepath.Join(s.data, "images", "orgs", "acme", "*"))
+	if err != nil || len(marks) != 2 {
+		t.Fatalf("marks: %v, %v", marks, err)
+	}
+	for _, m := range marks {
+		if err := os.Chtimes(m, old, old); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := put("acme", 3); err != nil {
+		t.Errorf("after pruning: %v", err)
+	}
+}
+
+func TestNamesOfTheOwnRegistry(t *testing.T) {
+	s := testImages(t, ImageConfig{})
+	s.listen = "10.0.0.1:4280"
+	for name, want := range map[string]bool{
+		"registry.volant": true, "10.0.0.1:4280": true, "localhost:4280": true, "127.0.0.1:4280": true, "[::1]:4280": true,
+		"localhost:5000": false, "localhost": false, "ghcr.io": false, "10.0.0.1": false,
+	} {
+		if got := s.isOwn(name); got != want {
+			t.Errorf("isOwn(%q) is %v, want %v", name, got, want)
+		}
+	}
+	s.tag = func(org volant.OrgID, repository, tag string) (*volant.Image, bool) {
+		b := []byte(`{}`)
+		return &volant.Image{Digest: image.DigestOf(b)}, org == "acme" && repository == "web" && tag == "1"
+	}
+	for ref, p := range map[string]control.Pull{
+		"another organization's": {Ref: "registry.volant/acme/web:1", Org: "evil"},
+		"an unknown tag":         {Ref: "registry.volant/web:2", Org: "acme"},
+		"an unknown digest":      {Ref: "registry.volant/web@" + string(image.DigestOf(nil)), Org: "acme"},
+	} {
+		if _, err := s.Resolve(t.Context(), p, nil); !errors.Is(err, volant.ErrNotFound) || !strings.Contains(err.Error(), "volant image list") {
+			t.Errorf("%s: %v, want it not found", ref, err)
+		}
 	}
 }
