@@ -25,6 +25,7 @@ type deployFlags struct {
 	allow    bool
 	local    bool
 	detach   bool
+	from     uint64
 }
 
 const imageKinds = "[REGISTRY/]NAME[:TAG], docker-archive:FILE, oci-archive:FILE or oci:DIR"
@@ -54,12 +55,16 @@ it happens. A machine of the new release that ends before it serves is told at o
 	fl.StringArrayVarP(&f.env, "env", "e", nil, "NAME=VALUE beside the config's [env]; may be given several times")
 	fl.BoolVar(&f.allow, "allow-unsupported", false, "only warn of keys of the config that are not acted on")
 	fl.BoolVar(&f.local, "local", false, "pull the image on this machine and upload it, instead of letting the server pull it")
+	fl.Uint64Var(&f.from, "from-release", 0, "bring the image and config of an earlier release back, and read no file")
 	fl.BoolVar(&f.detach, "detach", false, "do not wait for the outcome")
 	return cmd
 }
 
 // deploy reads the config, uploads the image, makes the release and follows it.
 func (c *call) deploy(f *deployFlags) error {
+	if f.from != 0 {
+		return c.back(f)
+	}
 	file, name, err := readAppfile(f.config, appfile.Options{
 		AllowUnsupported: f.allow, HasImage: f.image != "", Region: volant.Region(f.region),
 	})
@@ -100,6 +105,31 @@ func (c *call) deploy(f *deployFlags) error {
 		return err
 	}
 	return c.say(r, func(w io.Writer) { deployed(w, d.app, r) })
+}
+
+// back makes a release of an earlier one.
+func (c *call) back(f *deployFlags) error {
+	app, err := f.app.of(nil)
+	if err != nil {
+		return err
+	}
+	for _, flag := range []string{"image", "config", "region", "strategy", "env"} {
+		if c.cmd.Flags().Changed(flag) {
+			return volant.Invalidf("--%s has no meaning beside --from-release", flag).WithRemedy("leave one of them out")
+		}
+	}
+	r, err := c.CreateRelease(c.ctx, app, api.CreateRelease{FromRelease: f.from, WaitTimeout: volant.Duration(f.wait)})
+	if err != nil {
+		return err
+	}
+	d := &deployment{call: c, app: app, out: c.cmd.ErrOrStderr()}
+	d.sayf("Release %d is release %d again: %s.", r.Version, f.from, r.Status)
+	if !f.detach {
+		if r, err = d.follow(r); err != nil {
+			return err
+		}
+	}
+	return c.say(r, func(w io.Writer) { deployed(w, app, r) })
 }
 
 // apply brings what the flags say into what the file says.

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -157,7 +156,7 @@ func newMachineExec(g *globals) *cobra.Command {
 	cmd := g.askMachine("exec ID -- COMMAND [ARG…]", "Run a command in an awake machine", cobra.MinimumNArgs(2), func(c *call, app string, m api.Machine) error {
 		e := api.Exec{Command: c.args[1:], Timeout: timeout}
 		if stdin {
-			b, err := io.ReadAll(io.LimitReader(os.Stdin, 1<<20))
+			b, err := io.ReadAll(io.LimitReader(c.cmd.InOrStdin(), 1<<20))
 			if err != nil {
 				return err
 			}

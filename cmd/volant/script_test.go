@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -8,6 +9,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -15,6 +17,7 @@ import (
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
+	"github.com/spf13/cobra"
 
 	"github.com/volant-edge/volant/client"
 	"github.com/volant-edge/volant/internal/ociarchive"
@@ -29,6 +32,7 @@ import (
 //	machine-of APP VAR   put the ID of the app's newest machine into a variable
 //	connect APP          connect to port 80 of the app and see it answer
 //	layout DIR           make a directory with an OCI image in it
+//	input FILE           what the next volant reads from standard input
 //	elapse DURATION      let time pass
 //
 // The variables IMAGE, BROKEN and CRASHING are digests of images the server has: one that serves on port 8080,
@@ -42,7 +46,7 @@ func TestScripts(t *testing.T) {
 		Setup: func(env *testscript.Env) error {
 			p := volanttest.New(env.T().(bubble).T) //nolint:forcetypeassert // it is what RunT was given
 			env.Defer(p.Close)
-			env.Values[platform{}] = p
+			env.Values[platform{}], env.Values[input{}] = p, new([]byte)
 			env.Setenv("IMAGE", string(volanttest.Image))
 			env.Setenv("BROKEN", string(volanttest.Broken))
 			env.Setenv("CRASHING", string(volanttest.Crashing))
@@ -65,8 +69,11 @@ func TestScripts(t *testing.T) {
 				}
 			},
 			"machine-of": machineOf,
-			"connect":    connect,
-			"layout":     layout,
+			"input": func(ts *testscript.TestScript, _ bool, args []string) {
+				*inputOf(ts) = []byte(ts.ReadFile(args[0]))
+			},
+			"connect": connect,
+			"layout":  layout,
 			"elapse": func(ts *testscript.TestScript, _ bool, args []string) {
 				d, err := time.ParseDuration(args[0])
 				ts.Check(err)
@@ -77,8 +84,15 @@ func TestScripts(t *testing.T) {
 	})
 }
 
-// platform is the key of a script's platform.
-type platform struct{}
+// platform and input are the keys of a script's platform, and of what the next volant reads.
+type (
+	platform struct{}
+	input    struct{}
+)
+
+func inputOf(ts *testscript.TestScript) *[]byte {
+	return ts.Value(input{}).(*[]byte) //nolint:forcetypeassert // Setup put it there
+}
 
 func platformOf(ts *testscript.TestScript) *volanttest.Platform {
 	return ts.Value(platform{}).(*volanttest.Platform) //nolint:forcetypeassert // Setup put it there
@@ -95,6 +109,8 @@ func runVolant(ts *testscript.TestScript, args []string) int {
 	ts.Check(os.Chdir(ts.MkAbs(".")))
 	defer func() { ts.Check(os.Chdir(before)) }()
 	root := newRoot(g)
+	root.SetIn(bytes.NewReader(*inputOf(ts)))
+	*inputOf(ts) = nil
 	root.SetOut(ts.Stdout())
 	root.SetErr(ts.Stderr())
 	root.SetArgs(args)
@@ -153,3 +169,35 @@ func (b bubble) Run(name string, f func(testscript.T)) {
 
 func (bubble) Parallel()     {}
 func (bubble) Verbose() bool { return testing.Verbose() }
+
+// Verbs that act on this machine and not through the API are tested elsewhere.
+var local = []string{"server", "proxy", "doctor", "setup", "cleanup", "control", "version", "completion", "ca"}
+
+func TestEachVerbHasAScript(t *testing.T) {
+	files, err := filepath.Glob("testdata/script/*.txtar")
+	if err != nil || len(files) == 0 {
+		t.Fatalf("%d scripts, %v", len(files), err)
+	}
+	var all strings.Builder
+	for _, f := range files {
+		b, err := os.ReadFile(f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		all.Write(b)
+	}
+	var look func(cmd *cobra.Command)
+	look = func(cmd *cobra.Command) {
+		for _, sub := range cmd.Commands() {
+			look(sub)
+		}
+		if cmd.Runnable() && cmd.HasParent() && !strings.Contains(all.String(), cmd.CommandPath()+" ") && !strings.Contains(all.String(), cmd.CommandPath()+"\n") {
+			t.Errorf("no script in testdata/script says `%s`", cmd.CommandPath())
+		}
+	}
+	for _, cmd := range newRoot(&globals{}).Commands() {
+		if !slices.Contains(local, cmd.Name()) {
+			look(cmd)
+		}
+	}
+}

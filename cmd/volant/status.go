@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	volant "github.com/volant-edge/volant"
 	"github.com/volant-edge/volant/api"
 )
 
@@ -43,9 +44,9 @@ func newStatus(g *globals) *cobra.Command {
 	})
 }
 
-// machineTable lists machines; with more than one process group each has its column.
+// machineTable lists machines. Their process groups have a column unless all are of the one that has no name.
 func machineTable(w io.Writer, machines []api.Machine) {
-	groups := slices.ContainsFunc(machines, func(m api.Machine) bool { return m.Config.Group() != machines[0].Config.Group() })
+	groups := slices.ContainsFunc(machines, func(m api.Machine) bool { return m.Config.Group() != volant.GroupApp })
 	rows := [][]string{{"MACHINE", "GROUP", "STATE", "FOR", "REGION", "RELEASE", "CONNS", "CHECKS", "NOTES"}}
 	for _, m := range machines {
 		rows = append(rows, []string{
