@@ -26,6 +26,8 @@ type httpCaller struct {
 	body     *requestBody // nil if the request has none
 	status   int          // of the response that the client was given; 0: none
 	broken   bool         // the response ended before its end
+	complete bool         // the whole response came from the machine
+	gone     bool         // the client was, when there was no response
 	switched bool         // the connection was another protocol's
 
 	wish      *wish
@@ -39,8 +41,7 @@ func (g *httpCaller) watch() (data, gone <-chan struct{}) { return nil, g.r.Cont
 
 func (g *httpCaller) refuse(d *netRoad, farewell bool) {
 	if farewell {
-		answer(g.w, g.r, g.x, d.road.rule, time.Second)
-		g.status = g.x.status
+		g.answer(d.road.rule, time.Second)
 	}
 }
 
@@ -68,7 +69,7 @@ func (g *httpCaller) relay(d *netRoad) (up, down int64, how end, linger func()) 
 		return up, down, how, nil
 	case g.switched: // its relay has seen the machine's side close
 		return up, down, how, nil
-	case d.route.port.requests: // the request is over, which frees the slot
+	case d.route.port.requests && g.complete: // the request is over, which frees the slot
 		d.p.sessions.Go(func() { letGo(u) })
 		return up, down, how, nil
 	}
@@ -149,8 +150,9 @@ func (g *httpCaller) one(d *netRoad, u *upConn) (how end, reusable bool) {
 	go func() { sent <- out.Write(u) }()
 	resp, err := g.head(u, out)
 	if err != nil {
+		g.gone = g.r.Context().Err() != nil // which stopSending may make so
 		serr := g.stopSending(u, rc, sent)
-		if u.used && u.down.Load() == 0 && (g.body == nil || !g.body.begun.Load()) && g.r.Context().Err() == nil {
+		if u.used && u.down.Load() == 0 && (g.body == nil || !g.body.begun.Load()) && !g.gone {
 			return endStale, false
 		}
 		return g.failed(d, errors.Join(err, serr)), false
@@ -229,6 +231,7 @@ func (g *httpCaller) two(d *netRoad, u *upConn) end {
 	defer cancel()
 	resp, err := cc.RoundTrip(out.WithContext(ctx))
 	if err != nil {
+		g.gone = g.r.Context().Err() != nil
 		return g.failed(d, err)
 	}
 	defer resp.Body.Close() //nolint:errcheck // what is wrong with it was seen
@@ -247,8 +250,7 @@ var h2Transport = &http2.Transport{AllowHTTP: true, DisableCompression: true}
 func (g *httpCaller) sentOn(d *netRoad) end {
 	if g.badReplay != nil {
 		g.x.failed(g.badReplay.Error())
-		answer(g.w, g.r, g.x, ruleReplay, 0)
-		g.status = g.x.status
+		g.answer(ruleReplay, 0)
 		d.route.app.counts.refused[ruleReplay].Add(1)
 	}
 	return endBoth
@@ -257,11 +259,10 @@ func (g *httpCaller) sentOn(d *netRoad) end {
 // failed answers a request whose app gave no response.
 func (g *httpCaller) failed(d *netRoad, err error) end {
 	g.x.failed(err.Error())
-	if g.r.Context().Err() != nil {
+	if g.gone {
 		return endClientReset
 	}
-	answer(g.w, g.r, g.x, ruleBroken, 0)
-	g.status = g.x.status
+	g.answer(ruleBroken, 0)
 	d.route.app.counts.refused[ruleBroken].Add(1)
 	return endMachineReset
 }
@@ -275,6 +276,7 @@ func (g *httpCaller) deliver(d *netRoad, resp *http.Response) end {
 		h.Add("Trailer", name)
 	}
 	d.route.port.edit(h, g.x)
+	g.closing()
 	g.w.WriteHeader(resp.StatusCode)
 	g.status = resp.StatusCode
 	g.x.answered(resp.StatusCode)
@@ -297,7 +299,24 @@ func (g *httpCaller) deliver(d *netRoad, resp *http.Response) end {
 		g.broken = true
 		return endMachineReset
 	}
+	g.complete = true
 	return endBoth
+}
+
+// answer answers in the proxy's own name.
+func (g *httpCaller) answer(why rule, wait time.Duration) {
+	g.closing()
+	answer(g.w, g.r, g.x, why, wait)
+	g.status = g.x.status
+}
+
+// closing ends a client's HTTP/1 connection with this response if the request's body was not read to its end:
+// what is left of it would be taken for the next request.
+func (g *httpCaller) closing() {
+	if g.r.ProtoMajor == 1 && g.body != nil && !g.body.whole.Load() {
+		g.c.unread.Store(true)
+		g.w.Header().Set("Connection", "close")
+	}
 }
 
 // copyBody copies the body. What the machine has sent is never held back for more to come.

@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	proxyproto "github.com/pires/go-proxyproto"
@@ -21,8 +22,22 @@ type frontConn struct {
 	net.Conn
 	ctx        context.Context //nolint:containedctx // of the proxy's serving
 	at, client netip.AddrPort
-	sni        string // asked for in a handshake
-	refusal    rule   // why the handshake was refused
+	sni        string      // asked for in a handshake
+	refusal    rule        // why the handshake was refused
+	unread     atomic.Bool // it is closed while its client may still send
+}
+
+// Close closes it; if its client may still send, a moment later, since closing over unread bytes would reset it
+// and take from the client what it has not read yet.
+func (c *frontConn) Close() error {
+	if !c.unread.CompareAndSwap(true, false) {
+		return c.Conn.Close()
+	}
+	go func() {
+		sayFarewell(c.ctx, c.Conn)
+		c.Conn.Close() //nolint:errcheck // there is nothing left to do with it
+	}()
+	return nil
 }
 
 // CloseWrite sends FIN.

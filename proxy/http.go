@@ -86,8 +86,8 @@ func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if g.status > 0 {
 		own.app.counts.answered(g.status, time.Since(began))
 	}
-	if g.broken {
-		panic(http.ErrAbortHandler) // the client must not take what it has for the whole
+	if g.broken || g.status == 0 {
+		panic(http.ErrAbortHandler) // the client must not take what it has for the whole, or nothing for an answer
 	}
 }
 
@@ -110,8 +110,7 @@ func (s *server) lead(g *httpCaller, r *route) {
 		g.x = &exchange{id: g.x.id, method: g.x.method, host: g.x.host, path: g.x.path}
 		next, refusal := s.follow(g, r, n)
 		if refusal != ruleNone {
-			answer(g.w, g.r, g.x, refusal, 0)
-			g.status = g.x.status
+			g.answer(refusal, 0)
 			p.fronts.refuseRequest(r, g.c, g.x, refusal)
 			return
 		}
@@ -158,7 +157,9 @@ func answer(w http.ResponseWriter, r *http.Request, x *exchange, why rule, wait 
 	x.answered(status)
 	h := w.Header()
 	for name := range h {
-		h.Del(name)
+		if name != "Connection" {
+			h.Del(name)
+		}
 	}
 	h.Set("Content-Type", "text/plain; charset=utf-8")
 	h.Set("X-Content-Type-Options", "nosniff")
