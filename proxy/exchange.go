@@ -380,6 +380,12 @@ func (g *httpCaller) change(d *netRoad, u *upConn, resp *http.Response) end {
 		e.data, _ = rw.Reader.Peek(n) // they are there
 	}
 	g.switched = true
+	if strings.EqualFold(got, "websocket") {
+		w, over := &websocket{Conn: client}, make(chan struct{})
+		defer close(over)
+		go w.askLater(d.seat.leave, d.p.fronts.leaving, over)
+		client = w
+	}
 	_, _, how := relay(d.ctx, client, &upgraded{u}, d.seat.life.over, e)
 	return how
 }

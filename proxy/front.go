@@ -56,8 +56,10 @@ func (c *frontConn) SetLinger(s int) error {
 
 // fronts serve the connections to ports with handlers.
 type fronts struct {
-	p    *Proxy
-	self selfSigned
+	p       *Proxy
+	self    selfSigned
+	leaving chan struct{} // closed when all clients are asked to leave
+	once    sync.Once
 
 	mu      sync.Mutex // guards what follows
 	configs map[tlsKey]*tls.Config
@@ -285,6 +287,7 @@ func (f *fronts) all() []*server {
 
 // leave asks clients to leave: idle connections are closed, busy ones after their request.
 func (f *fronts) leave() {
+	f.once.Do(func() { close(f.leaving) })
 	for _, s := range f.all() {
 		f.p.sessions.Go(func() {
 			if err := s.http.Shutdown(context.Background()); err != nil {

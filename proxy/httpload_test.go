@@ -31,17 +31,35 @@ func (s *site) bootDoomed(n int) *doomed {
 		s.t.Fatal(err)
 	}
 	d := &doomed{}
-	d.srv = &http.Server{Handler: http.HandlerFunc(d.serve), ConnState: func(_ net.Conn, st http.ConnState) {
-		switch st {
-		case http.StateNew:
-			most(&d.mostConns, d.conns.Add(1))
-		case http.StateClosed, http.StateHijacked:
-			d.conns.Add(-1)
-		default:
-		}
-	}}
-	go d.srv.Serve(l) //nolint:errcheck // ends with the machine
+	d.srv = &http.Server{Handler: http.HandlerFunc(d.serve)}
+	go d.srv.Serve(countedListener{l, d}) //nolint:errcheck // ends with the machine
 	return d
+}
+
+// countedListener counts connections until the app closes its side of them.
+type countedListener struct {
+	net.Listener
+	d *doomed
+}
+
+func (l countedListener) Accept() (net.Conn, error) {
+	c, err := l.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	most(&l.d.mostConns, l.d.conns.Add(1))
+	return &countedConn{Conn: c, d: l.d}, nil
+}
+
+type countedConn struct {
+	net.Conn
+	d    *doomed
+	once sync.Once
+}
+
+func (c *countedConn) Close() error {
+	c.once.Do(func() { c.d.conns.Add(-1) })
+	return c.Conn.Close()
 }
 
 // serve answers after a while, sometimes with a body, without one, or not at all.
@@ -241,6 +259,69 @@ func TestAClientThatClosesItsSideGetsNoEmptyAnswer(t *testing.T) {
 			t.Errorf("got %q", b)
 		}
 		time.Sleep(15 * time.Second)
+	})
+}
+
+func TestWebsocketsOfAMachineAreAskedToLeave(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newSite(t, httpPort())
+		s.bootHandler(1, func(w http.ResponseWriter, _ *http.Request) {
+			c, rw, err := http.NewResponseController(w).Hijack()
+			if err != nil {
+				return
+			}
+			defer c.Close()
+			fmt.Fprint(rw, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
+			rw.Flush()
+			io.Copy(c, rw) //nolint:errcheck // until it ends
+		})
+		m := machineIn(1, 1, proxy.PhaseServing)
+		s.table(nil, nil, m)
+		open := func() (net.Conn, *bufio.Reader) {
+			c := s.dial()
+			fmt.Fprint(c, "GET /ws HTTP/1.1\r\nHost: web.test\r\nConnection: Upgrade\r\nUpgrade: WebSocket\r\n\r\n")
+			br := bufio.NewReader(c)
+			if resp, err := http.ReadResponse(br, nil); err != nil || resp.StatusCode != 101 {
+				t.Fatalf("got %v, %v", resp, err)
+			}
+			return c, br
+		}
+		c, br := open()
+		goAway := func(br *bufio.Reader) {
+			t.Helper()
+			b := make([]byte, 4)
+			if _, err := io.ReadFull(br, b); err != nil || string(b) != "\x88\x02\x03\xf4" {
+				t.Fatalf("got %x, %v; want Close with 1012", b, err)
+			}
+		}
+		echo := func(c net.Conn, br *bufio.Reader) {
+			t.Helper()
+			fmt.Fprint(c, "\x82\x02hi")
+			b := make([]byte, 4)
+			if _, err := io.ReadFull(br, b); err != nil || string(b) != "\x82\x02hi" {
+				t.Fatalf("got %x, %v", b, err)
+			}
+		}
+		m.Draining, m.Seq = true, 2
+		s.table(nil, nil, m)
+		time.Sleep(time.Hour)
+		m.AskLeave, m.Seq = true, 3
+		s.table(nil, nil, m)
+		goAway(br)
+		echo(c, br) // it is asked, not cut
+		if n := s.slots()[machineID(1)]; n != 1 {
+			t.Errorf("the websocket holds %d slots", n)
+		}
+		c.Close()
+		m.Draining, m.AskLeave, m.Seq = false, false, 4
+		s.table(nil, nil, m)
+		c, br = open()
+		time.Sleep(time.Minute)
+		echo(c, br)
+		go s.p.Shutdown(t.Context()) //nolint:errcheck // ends with the connection
+		goAway(br)
+		c.Close()
+		time.Sleep(time.Second)
 	})
 }
 

@@ -123,7 +123,7 @@ func New(cfg Config) (*Proxy, error) {
 	p.routes.Store(&map[netip.AddrPort]*route{})
 	p.certs.Store(&certs{})
 	p.named.Store(&map[nameKey]*route{})
-	p.fronts.p = p
+	p.fronts.p, p.fronts.leaving = p, make(chan struct{})
 	return p, nil
 }
 

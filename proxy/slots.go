@@ -56,11 +56,12 @@ type machine struct {
 	cfg     Machine
 	present bool
 	sealed  bool
-	since   time.Time // when it began to serve
-	accepts bool      // it has accepted a connection since
-	deaf    bool      // it has not in all the time it had
-	slots   int       // over all services
-	life    *life     // of its guest
+	since   time.Time     // when it began to serve
+	accepts bool          // it has accepted a connection since
+	deaf    bool          // it has not in all the time it had
+	slots   int           // over all services
+	life    *life         // of its guest
+	leave   chan struct{} // closed when its clients are asked to leave
 }
 
 // service is one internal port of an app.
@@ -111,7 +112,8 @@ type seat struct {
 	rule   rule
 	// probing says that this is the one that tries a place which is not known to accept connections.
 	probing bool
-	life    *life // of the machine's guest
+	life    *life           // of the machine's guest
+	leave   <-chan struct{} // closed when its client is to be asked to leave
 }
 
 // life is one guest of a machine, from its boot to its end. Connections do not outlive it: the next guest knows
@@ -190,7 +192,7 @@ func (a *app) seat(pl *place, r rule, region volant.Region) seat {
 	a.touch(pl.used == pl.soft || pl.used == pl.hard)
 	return seat{
 		place: pl, addr: netip.AddrPortFrom(pl.m.cfg.Addr, pl.svc.port), region: region, rule: r,
-		probing: probing, life: pl.m.life,
+		probing: probing, life: pl.m.life, leave: pl.m.leave,
 	}
 }
 
@@ -344,7 +346,7 @@ func (a *app) apply(cfg App, epoch uint64, sealedNow func(Machine) bool, now tim
 func (a *app) applyMachine(c Machine, isSealed bool, now time.Time) *machine {
 	m := a.machines[c.ID]
 	if m == nil {
-		m = &machine{id: c.ID, life: newLife(c.Life)}
+		m = &machine{id: c.ID, life: newLife(c.Life), leave: make(chan struct{})}
 		a.machines[c.ID] = m
 	}
 	switch {
@@ -356,6 +358,12 @@ func (a *app) applyMachine(c Machine, isSealed bool, now time.Time) *machine {
 		a.buried = true
 	}
 	fresh := c.Phase == PhaseServing && (m.cfg.Phase != PhaseServing || m.cfg.Addr != c.Addr)
+	switch asked := m.cfg.AskLeave; {
+	case c.AskLeave && !asked:
+		close(m.leave)
+	case asked && !c.AskLeave:
+		m.leave = make(chan struct{})
+	}
 	m.cfg, m.present, m.sealed = c, true, isSealed
 	if fresh {
 		m.since, m.accepts, m.deaf = now, false, false
