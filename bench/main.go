@@ -122,6 +122,7 @@ func measures() []measure {
 		{[]string{"limit_over_guest", "limit_over_kernel", "limit_unaccounted", "limit_waiting_beside_free_slot"}, 10 * time.Minute, limits},
 		{[]string{"scaling_closed_by_us", "scaling_refused", "scaling_outs", "scaling_ins"}, 12 * time.Minute, scaling},
 		{[]string{"deploys_closed_by_us", "deploys_refused", "deploys_wrong_release_served"}, 15 * time.Minute, deploys},
+		{[]string{"deploy_rolling", "deploy_canary", "deploy_bluegreen", "deploy_immediate"}, 10 * time.Minute, strategies},
 		{[]string{"restart_survivors", "restart_slots_apart"}, 10 * time.Minute, outlive},
 		{[]string{"tcp_bulk", "tcp_conns"}, 10 * time.Minute, plain},
 		{[]string{"api_reads", "api_read_p99", "api_writes"}, 5 * time.Minute, apiSpeed},

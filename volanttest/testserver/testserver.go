@@ -23,7 +23,8 @@
 //	oom           takes memory until the kernel objects
 //
 // After an answer, except for hold, echo and send, the next command may follow. In HTTP the path is
-// the command: GET /env/KEY, GET /max; GET / greets.
+// the command: GET /env/KEY, GET /max; GET / greets. A request to upgrade to a websocket gets one, which sends
+// back each message.
 //
 // # Invariants
 //
@@ -294,6 +295,10 @@ func (s *Server) echo(c net.Conn, r *bufio.Reader, seed uint64) {
 }
 
 func (s *Server) http(w http.ResponseWriter, r *http.Request) {
+	if isWebSocket(r) {
+		s.webSocket(w, r)
+		return
+	}
 	args := strings.Split(strings.Trim(r.URL.Path, "/"), "/")
 	if args[0] == "" {
 		args[0] = "hostname"

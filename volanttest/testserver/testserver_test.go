@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"strings"
 	"testing"
 
 	"github.com/volant-edge/volant/volanttest/testserver"
@@ -180,5 +181,20 @@ func TestHTTP(t *testing.T) {
 	}
 	if got := ask(t, dial(t, addr), "total"); got != "2" {
 		t.Errorf("total = %s, want 2: one kept-alive for HTTP and this one", got)
+	}
+}
+
+func TestWebSocketSendsBackEachMessage(t *testing.T) {
+	ws, err := testserver.Upgrade(dial(t, serve(t, new(testserver.Server))), "test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, text := range []string{"a", strings.Repeat("b", 125), strings.Repeat("c", 60000), ""} {
+		if err := ws.Exchange(text); err != nil {
+			t.Errorf("%d bytes: %v", len(text), err)
+		}
+	}
+	if err := ws.Close(); err != nil {
+		t.Error(err)
 	}
 }
