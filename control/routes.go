@@ -41,6 +41,9 @@ type Answer struct {
 	Text   bool  // the body is text/plain
 }
 
+// Served says whether the route does something.
+func (r *Route) Served() bool { return r.Answer.Status != http.StatusNotImplemented }
+
 // Param is a parameter of a path, query or header.
 type Param struct {
 	Name, In string // In is path, query or header
@@ -63,10 +66,14 @@ func at(methodPath string, need scope, action string, h handler, summary string,
 	}
 }
 
-func ok(body any) Answer              { return Answer{Status: http.StatusOK, Body: body} }
-func created(body any) Answer         { return Answer{Status: http.StatusCreated, Body: body} }
-func empty(status int) Answer         { return Answer{Status: status} }
-func stream(line any) Answer          { return Answer{Status: http.StatusOK, Stream: line} }
+func ok(body any) Answer      { return Answer{Status: http.StatusOK, Body: body} }
+func created(body any) Answer { return Answer{Status: http.StatusCreated, Body: body} }
+func empty(status int) Answer { return Answer{Status: status} }
+func stream(line any) Answer  { return Answer{Status: http.StatusOK, Stream: line} }
+
+// unserved is of an operation that clients know and this server refuses, for the time being, with a remedy.
+func unserved() Answer { return Answer{Status: http.StatusNotImplemented} }
+
 func text() Answer                    { return Answer{Status: http.StatusOK, Text: true} }
 func (a Answer) or(status int) Answer { a.Also = append(a.Also, status); return a }
 

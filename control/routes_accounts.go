@@ -37,7 +37,7 @@ func (s *Server) accountRoutes() []Route {
 			query("limit", "integer", "how many, 1 to 500; 25")),
 		at("POST /v1/apps/{app}/certificates", scopeDeploy, "certificate.set", s.createCertificate, "Serve a host name without a certificate of its own", api.CreateCertificate{}, created(api.Certificate{})),
 		at("POST /v1/apps/{app}/certificates/custom", scopeDeploy, "certificate.set", s.createCustomCertificate, "Serve a host name with a certificate that you bring", api.CreateCustomCertificate{}, created(api.Certificate{})),
-		at("POST /v1/apps/{app}/certificates/acme", scopeDeploy, "certificate.set", s.createACME, "Refused: certificates by ACME are not served yet", api.CreateCertificate{}, created(api.Certificate{})),
+		at("POST /v1/apps/{app}/certificates/acme", scopeDeploy, "certificate.set", s.createACME, "Refused: certificates by ACME are not served yet", api.CreateCertificate{}, unserved()),
 		at("GET /v1/apps/{app}/certificates/{hostname}", scopeRead, "certificate.get", s.getCertificate, "Read a host name and its certificate", nil, ok(api.Certificate{})),
 		at("DELETE /v1/apps/{app}/certificates/{hostname}", scopeDeploy, "certificate.set", s.deleteCertificate, "Serve a host name no longer", nil, empty(http.StatusNoContent)),
 		at("DELETE /v1/apps/{app}/certificates/{hostname}/custom", scopeDeploy, "certificate.set", s.deleteCustomCertificate, "Remove a host name's certificate", nil, ok(api.Certificate{})),

@@ -107,7 +107,9 @@ func (f *Fly) Compare(routes []control.Route, doc []byte) (*Report, error) {
 	rep := &Report{Operations: len(f.ops), Used: map[string]bool{}}
 	byKey := map[string]control.Route{}
 	for _, r := range routes {
-		byKey[flyKey(r)] = r
+		if r.Served() {
+			byKey[flyKey(r)] = r
+		}
 	}
 	for key, theirs := range f.ops {
 		r, ok := byKey[key]

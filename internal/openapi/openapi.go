@@ -135,6 +135,9 @@ func (s *schemas) responses(r control.Route) object {
 	}
 	out := object{"default": object{"$ref": "#/components/responses/Error"}}
 	for _, code := range append([]int{r.Answer.Status}, r.Answer.Also...) {
+		if code >= http.StatusBadRequest {
+			continue
+		}
 		res := object{"description": http.StatusText(code)}
 		if len(content) > 0 && code != http.StatusNoContent {
 			res["content"] = content
