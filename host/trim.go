@@ -18,16 +18,17 @@ const (
 	trimAbove = 0.8 // of the disk
 )
 
-// diskUsed is the part of dir's disk that is in use.
+// diskUsed is the part of dir's disk that is in use, of what we may use: what is kept for others is not ours.
 func diskUsed(dir string) (float64, error) {
 	var s unix.Statfs_t
 	if err := unix.Statfs(dir, &s); err != nil {
 		return 0, err
 	}
-	if s.Blocks == 0 {
+	used := s.Blocks - s.Bfree
+	if used+s.Bavail == 0 {
 		return 0, nil
 	}
-	return 1 - float64(s.Bavail)/float64(s.Blocks), nil
+	return float64(used) / float64(used+s.Bavail), nil
 }
 
 func (h *Host) diskFull() (bool, error) {

@@ -78,8 +78,9 @@ func diskUsed(dir string) (int, error) {
 	if err := syscall.Statfs(dir, &st); err != nil {
 		return 0, err
 	}
-	if st.Blocks == 0 {
+	used := st.Blocks - st.Bfree
+	if used+st.Bavail == 0 { // what is kept for others is not ours
 		return 0, nil
 	}
-	return int((st.Blocks - st.Bavail) * 100 / st.Blocks), nil //nolint:gosec // at most 100
+	return int(used * 100 / (used + st.Bavail)), nil //nolint:gosec // at most 100
 }

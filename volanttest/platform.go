@@ -171,7 +171,7 @@ func (p *Platform) Start() {
 			Create: 50 * time.Millisecond, Boot: time.Second, Restore: 20 * time.Millisecond, Snapshot: 10 * time.Millisecond,
 		}}),
 		Host: host.Config{
-			Dir: p.dir, MemoryMB: 64 << 10, HostBoot: fmt.Sprintf("boot-%d", p.Boot),
+			Dir: p.dir, MemoryMB: 64 << 10, DiskUsed: func(string) (float64, error) { return 0, nil }, HostBoot: fmt.Sprintf("boot-%d", p.Boot),
 			Kernel: host.Kernel{Vmlinux: "vmlinux", Initrd: "initrd", Sum: "k1"},
 		},
 		Dial: func(ctx context.Context, _, addr string) (net.Conn, error) {
