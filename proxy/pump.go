@@ -177,6 +177,9 @@ func (f *flow) machineGone(how end) {
 
 // bury ends a connection whose machine's guest is no more, and so will never close it.
 func (f *flow) bury() {
+	if f.m != nil {
+		f.m.readable = true // its last words may have come after the last event
+	}
 	f.pumpBoth() // what it has sent is still the client's
 	switch {
 	case f.over, f.broken, f.m == nil:
