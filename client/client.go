@@ -17,6 +17,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"strconv"
 	"strings"
 	"time"
 
@@ -404,8 +405,45 @@ func (c *Client) finish(req *http.Request, out any) error {
 	return nil
 }
 
-// send does the request and turns every answer that is not 2xx into an error.
+// send does the request and turns every answer that is not 2xx into an error. Where the server says that it came too
+// soon, and when to come again, send waits and does so, for as long as the request's context and longest allow.
 func (c *Client) send(req *http.Request) (*http.Response, error) {
+	began, repeatable := time.Now(), req.Body == nil || req.GetBody != nil
+	for {
+		res, err := c.sendOnce(req)
+		var soon *tooSoon
+		if !errors.As(err, &soon) {
+			return res, err
+		}
+		again := time.Now().Add(soon.wait)
+		if end, ok := req.Context().Deadline(); ok && again.After(end) || again.Sub(began) > longest || !repeatable {
+			return nil, soon.err
+		}
+		select {
+		case <-req.Context().Done():
+			return nil, soon.err
+		case <-time.After(soon.wait):
+		}
+		if req.GetBody != nil {
+			if req.Body, err = req.GetBody(); err != nil {
+				return nil, err
+			}
+		}
+	}
+}
+
+// longest bounds how long a request is sent again and again.
+const longest = time.Minute
+
+// tooSoon is a request which the server did not do, since too many came before it.
+type tooSoon struct {
+	err  error
+	wait time.Duration
+}
+
+func (t *tooSoon) Error() string { return t.err.Error() }
+
+func (c *Client) sendOnce(req *http.Request) (*http.Response, error) {
 	res, err := c.http.Do(req)
 	if err != nil {
 		if own, ok := errors.AsType[*volant.Error](err); ok { // of the transport
@@ -427,7 +465,11 @@ func (c *Client) send(req *http.Request) (*http.Response, error) {
 	if json.Unmarshal(body, &e) != nil || e.Error == "" {
 		e = api.Error{Error: fmt.Sprintf("%s %s: %s", req.Method, req.URL.Path, res.Status)}
 	}
-	return nil, errorOf(e, res.StatusCode)
+	err = errorOf(e, res.StatusCode)
+	if sec, bad := strconv.Atoi(res.Header.Get("Retry-After")); bad == nil && sec >= 0 && res.StatusCode == http.StatusTooManyRequests {
+		return nil, &tooSoon{err, time.Duration(sec) * time.Second}
+	}
+	return nil, err
 }
 
 func (c *Client) stream(ctx context.Context, method, path string, in any, fn func([]byte) error) error {

@@ -52,19 +52,16 @@ func (c *call) ctx() context.Context { return c.r.Context() }
 
 type handler func(w http.ResponseWriter, c *call) error
 
-// handle authenticates, runs h and answers its error. A call that belongs to one organization is
-// authorized by grant once that is known; here only that the token has the scope anywhere.
-func (s *Server) handle(need scope, h handler) http.HandlerFunc {
+// handle authenticates, runs the route's handler and answers its error. A call that belongs to one organization
+// is authorized by grant once that is known; here only that the token has the scope anywhere.
+func (s *Server) handle(route Route) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
-		c := &call{r: r, need: need}
-		var err error
-		if need != scopeNone {
-			if c.who, err = s.authenticate(r); err == nil {
-				err = c.grant(c.who.org, c.who.app)
-			}
-		}
-		if err == nil {
-			err = h(w, c)
+		c := &call{r: r, need: scope(route.Scope)}
+		err := s.admit(w, c, &route)
+		if key := r.Header.Get(keyHeader); err == nil && key != "" && r.Method == http.MethodPost {
+			err = s.once(w, c, key, route.handle)
+		} else if err == nil {
+			err = route.handle(w, c)
 		}
 		if err != nil && !c.begun {
 			s.fail(w, c, err)
@@ -72,6 +69,20 @@ func (s *Server) handle(need scope, h handler) http.HandlerFunc {
 			s.Log.Debug("stream ended", "path", r.URL.Path, "err", err)
 		}
 	}
+}
+
+// admit says who calls, and whether he may and not too often.
+func (s *Server) admit(w http.ResponseWriter, c *call, route *Route) (err error) {
+	if c.need == scopeNone {
+		return nil
+	}
+	if c.who, err = s.authenticate(c.r); err != nil {
+		return err
+	}
+	if err := c.grant(c.who.org, c.who.app); err != nil {
+		return err
+	}
+	return s.within(w, c, route)
 }
 
 // grant is the one place that says whether the caller may do what this call does to an app of org, or with
@@ -170,16 +181,10 @@ func reply(w http.ResponseWriter, code int, v any) {
 // read decodes a JSON body; an empty one leaves v as it is. Unknown fields are let through, since
 // existing clients send many we do not act on.
 func (c *call) read(w http.ResponseWriter, v any) error {
-	body, err := io.ReadAll(http.MaxBytesReader(w, c.r.Body, maxJSON))
-	var big *http.MaxBytesError
-	switch {
-	case errors.As(err, &big):
-		return volant.Invalidf("the body is over %d bytes", maxJSON)
-	case err != nil:
-		return volant.Invalidf("read the body: %v", err)
+	body, err := c.bytes(w)
+	if err != nil {
+		return err
 	}
-	// After an error it stays: the server would else wait for the rest of the body before it answers.
-	_ = http.NewResponseController(w).SetReadDeadline(time.Time{})
 	if len(body) == 0 {
 		return nil
 	}

@@ -123,7 +123,9 @@ type Deps struct {
 	Traffic   Traffic
 	Addresses Addresses
 	Secrets   Sealer
-	Domain    string // apps answer to NAME.Domain; empty: they have no names
+	// Answers is the directory of answers of requests with an Idempotency-Key; in memory if empty.
+	Answers string
+	Domain  string // apps answer to NAME.Domain; empty: they have no names
 	// Resolve asks the name server; net.DefaultResolver's if nil.
 	Resolve func(ctx context.Context, network, host string) ([]netip.Addr, error)
 	Nodes   func() []api.Node // this node as its operator sees it
@@ -136,7 +138,9 @@ type Deps struct {
 // Server serves the API.
 type Server struct {
 	Deps
-	mux *http.ServeMux
+	mux     *http.ServeMux
+	limits  *limiters
+	answers *answers
 }
 
 // New returns a server of the API.
@@ -147,7 +151,11 @@ func New(d Deps) *Server {
 	if d.Resolve == nil {
 		d.Resolve = net.DefaultResolver.LookupNetIP
 	}
-	s := &Server{Deps: d, mux: http.NewServeMux()}
+	s := &Server{Deps: d, mux: http.NewServeMux(), limits: newLimiters(maxLimiters)}
+	var err error
+	if s.answers, err = openAnswers(d.Answers, maxAnswers); err != nil {
+		d.Log.Warn("kept answers cannot be read", "err", err)
+	}
 	s.routes()
 	return s
 }
@@ -190,12 +198,12 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // routes puts the table of routes into the mux.
 func (s *Server) routes() {
 	for _, r := range s.Routes() {
-		s.mux.HandleFunc(r.Method+" "+r.Path, s.handle(scope(r.Scope), r.handle))
+		s.mux.HandleFunc(r.Method+" "+r.Path, s.handle(r))
 	}
 	s.mux.HandleFunc("/v2", s.registry)
 	s.mux.HandleFunc("/v2/", s.registry)
-	s.mux.HandleFunc("/", s.handle(scopeRead, func(_ http.ResponseWriter, c *call) error {
+	s.mux.HandleFunc("/", s.handle(Route{Scope: string(scopeRead), Action: "none", handle: func(_ http.ResponseWriter, c *call) error {
 		return volant.Errorf(volant.ErrNotFound, "%s %s is not part of the API", c.r.Method, c.r.URL.Path).
 			WithRemedy("the API is under /v1; see the guide")
-	}))
+	}}))
 }

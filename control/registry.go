@@ -22,9 +22,9 @@ type RegistryCaller struct {
 // as a password.
 func (s *Server) registry(w http.ResponseWriter, r *http.Request) {
 	if s.Registry == nil {
-		s.handle(scopeRead, func(http.ResponseWriter, *call) error {
+		s.handle(Route{Scope: string(scopeRead), Action: "none", handle: func(http.ResponseWriter, *call) error {
 			return volant.Errorf(volant.ErrNotFound, "this server has no registry")
-		})(w, r)
+		}})(w, r)
 		return
 	}
 	header := r.Header.Get("Authorization")
@@ -36,7 +36,7 @@ func (s *Server) registry(w http.ResponseWriter, r *http.Request) {
 		s.Registry.Unauthorized(w, err)
 		return
 	}
-	who := caller{org: t.Org, app: t.App, id: t.ID, name: t.Name, scopes: t.Scopes}
+	who := callerOf(t)
 	if !who.may(who.org, who.app, scopeRead) {
 		s.Registry.Unauthorized(w, nil)
 		return

@@ -46,6 +46,9 @@ func (s *server) parts(ctx context.Context) (Parts, func() error, error) {
 	if p.Secrets, err = secret.Open(s.dir.Root()); err != nil {
 		return p, closeAll, err
 	}
+	if p.Answers, err = s.dir.Sub("answers"); err != nil {
+		return p, closeAll, err
+	}
 	imageDir, err := s.dir.Sub("images")
 	if err != nil {
 		return p, closeAll, err

@@ -54,6 +54,7 @@ type Parts struct {
 	Secrets   *secret.Box  // opens and seals secrets and private keys
 	Domain    string       // apps have names below it; DefaultDomain
 	CA        *cert.Issued // signs for those names; nil: nobody does
+	Answers   string       // directory of answers of requests with an Idempotency-Key
 	// Resolve asks the name server; net.DefaultResolver's if nil.
 	Resolve func(ctx context.Context, network, host string) ([]netip.Addr, error)
 	Proxy   func(ctx context.Context) (Link, func(), error) // finds or starts a proxy
@@ -122,7 +123,7 @@ func NewPlatform(parts Parts) (*Platform, error) {
 	p.api = control.New(control.Deps{
 		Registry: reg,
 		Store:    p.Store, Catalog: p.cat, Machines: machines{p.fleet}, Images: p.Uploads,
-		Reasons: reasons{p.Reasons, p.edge.query}, Traffic: &p.traffic, Addresses: p.Addresses, Secrets: p.Secrets, Resolve: p.Resolve,
+		Reasons: reasons{p.Reasons, p.edge.query}, Traffic: &p.traffic, Addresses: p.Addresses, Secrets: p.Secrets, Resolve: p.Resolve, Answers: p.Answers,
 		Nodes: p.nodes, Measure: p.Measure, Region: p.Region, Log: p.Log,
 	})
 	return p, nil

@@ -177,7 +177,7 @@ func (p *Platform) Start() {
 		Dial: func(ctx context.Context, _, addr string) (net.Conn, error) {
 			return p.Net.Dial(ctx, netip.MustParseAddrPort(addr))
 		},
-		Images: im, Uploads: im, Blobs: im, Net: &p.links, Cgroups: cgroups{}, Addresses: pool{}, Secrets: p.box, Resolve: p.resolve,
+		Images: im, Uploads: im, Blobs: im, Net: &p.links, Cgroups: cgroups{}, Addresses: pool{}, Secrets: p.box, Answers: filepath.Join(p.dir, "answers"), Resolve: p.resolve,
 		Proxy: func(context.Context) (node.Link, func(), error) { return p.Proxy, func() {}, nil },
 	}
 	if testing.Verbose() {
@@ -574,6 +574,9 @@ func (p *Platform) resolve(_ context.Context, _, host string) ([]netip.Addr, err
 	}
 	return nil, &net.DNSError{Err: "no such host", Name: host, IsNotFound: true}
 }
+
+// Dir is the data directory.
+func (p *Platform) Dir() string { return p.dir }
 
 // Box is the platform's box of secrets.
 func (p *Platform) Box() *secret.Box { return p.box }
