@@ -336,6 +336,28 @@ func TestOpenSSLTrustsWhatIsIssued(t *testing.T) {
 	}
 }
 
+func TestOnlyABoundAuthorityIsInstalled(t *testing.T) {
+	a := authority(t, "apps.corp.net")
+	got, err := cert.Trustable(a.PEM())
+	if err != nil || got.Node != "0123abcd" || got.PEM != string(a.PEM()) || len(got.Domains) != 7 {
+		t.Errorf("got %+v, %v", got, err)
+	}
+	unbound, _ := self(t, ecKey(t), func(c *x509.Certificate) {
+		c.Subject.CommonName, c.IsCA, c.MaxPathLenZero = "Volant development CA 0123abcd", true, true
+	})
+	leaf, err := a.Issue([]string{"a.localhost"}, epoch)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, b := range map[string][]byte{
+		"unbound": unbound, "leaf": leaf.Chain, "two": append(a.PEM(), a.PEM()...), "text": []byte("<html>"),
+	} {
+		if got, err := cert.Trustable(b); !errors.Is(err, volant.ErrInvalid) {
+			t.Errorf("%s: %+v, %v", name, got, err)
+		}
+	}
+}
+
 func FuzzParse(f *testing.F) {
 	good, key := self(f, ecKey(f), nil)
 	f.Add(good, key)

@@ -64,7 +64,11 @@ func (i *Issued) Retain(keep func(hostname string) bool) {
 		return // files that stay cost nothing but their place
 	}
 	for _, e := range entries {
-		if name, ok := strings.CutSuffix(e.Name(), ".pem"); !ok || !keep(name) {
+		name, ok := strings.CutSuffix(e.Name(), ".pem")
+		if strings.HasPrefix(name, "_.") {
+			name = "*" + name[1:]
+		}
+		if !ok || !keep(name) {
 			_ = os.Remove(filepath.Join(i.dir, e.Name())) // likewise
 		}
 	}

@@ -212,7 +212,7 @@ func assignShared(ctx context.Context, s store.Store, actor string, a *volant.Ap
 			}
 			return rev, err
 		}
-		_, err = claimFree(ctx, s, actor, addressV4, next, func(ip string) *volant.Address {
+		_, err = claimFree(ctx, s, actor, volant.AddressSharedV4, next, func(ip string) *volant.Address {
 			hold := &volant.Address{IP: ip, Type: volant.AddressSharedV4}
 			hold.Meta = volant.Meta{Kind: volant.KindAddress, ID: ip}
 			return hold

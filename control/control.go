@@ -131,6 +131,7 @@ type Deps struct {
 	Nodes   func() []api.Node // this node as its operator sees it
 	// Measure measures apps, and with own the node itself.
 	Measure func(ctx context.Context, apps []*volant.App, own bool) *metrics.Sample
+	CA      []byte        // certificate of the development CA, PEM; nil: none
 	Region  volant.Region // where machines made by hand go unless they say
 	Log     *slog.Logger  // nil discards
 }

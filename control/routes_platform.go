@@ -3,6 +3,7 @@ package control
 import (
 	"net/http"
 
+	volant "github.com/volant-edge/volant"
 	"github.com/volant-edge/volant/api"
 	"github.com/volant-edge/volant/why"
 )
@@ -12,6 +13,7 @@ func (s *Server) platformRoutes() []Route {
 	return []Route{
 		at("GET /v1/health", scopeNone, "health", s.health, "Say that the API answers", nil, ok(api.Health{})),
 		at("GET /v1/openapi.json", scopeNone, "openapi", s.openAPI, "Read this document", nil, ok(map[string]any{})),
+		at("GET /v1/ca", scopeRead, "ca.read", s.getCA, "Read the certificate of the server's development CA, as PEM", nil, text()),
 		at("GET /v1/nodes", scopeAdmin, "node.list", s.listNodes, "List the servers", nil, ok([]api.Node{})),
 		at("GET /metrics", scopeRead, "metrics.read", s.metrics, "Read what the server measures of apps, in Prometheus' text form", nil, text()),
 		at("GET /v1/why/{what}", scopeRead, "why", s.getWhy, "Read why something happened, newest first", nil, ok([]why.Record{}),
@@ -22,6 +24,15 @@ func (s *Server) platformRoutes() []Route {
 
 func (s *Server) health(w http.ResponseWriter, _ *call) error {
 	reply(w, http.StatusOK, api.Health{Status: "ok"})
+	return nil
+}
+
+func (s *Server) getCA(w http.ResponseWriter, _ *call) error {
+	if len(s.CA) == 0 {
+		return volant.Errorf(volant.ErrNotFound, "this server has no development CA")
+	}
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	_, _ = w.Write(s.CA) // the caller is gone: nobody to tell
 	return nil
 }
 

@@ -37,6 +37,9 @@ type APIConfig struct {
 type EdgeConfig struct {
 	Pool4 netip.Prefix `toml:"pool4"` // 127.77.0.0/16
 	Pool6 netip.Prefix `toml:"pool6"` // fd77::/64
+	// Shared4 is the IPv4 address that apps share, told apart by their host names; out of pool4 if not set.
+	// 127.0.0.1 makes https://APP.localhost work on this machine.
+	Shared4 netip.Addr `toml:"shared4,omitempty"`
 }
 
 // HostConfig says how machines run here.
@@ -112,6 +115,8 @@ func (c *Config) check() error {
 		return volant.Invalidf("edge.pool4 and edge.pool6 are an IPv4 and an IPv6 prefix, not %s and %s", c.Edge.Pool4, c.Edge.Pool6)
 	case c.Host.ScratchMB < 0 || c.Host.ScratchMB > maxScratchMB:
 		return volant.Invalidf("host.scratch_mb is %d: use 1 to %d", c.Host.ScratchMB, maxScratchMB)
+	case c.Edge.Shared4.IsValid() && !c.Edge.Shared4.Is4():
+		return volant.Invalidf("edge.shared4 is an IPv4 address, not %s", c.Edge.Shared4)
 	case !c.Host.Private4.Addr().Is4() || c.Host.Private4.Bits() > 28:
 		return volant.Invalidf("host.private4 %s: use an IPv4 prefix of at most 28 bits", c.Host.Private4)
 	}

@@ -100,6 +100,9 @@ func (s *server) parts(ctx context.Context) (Parts, func() error, error) {
 }
 
 func (s *server) localAddrs(ctx context.Context, addrs []netip.Addr) error {
+	// The kernel's own loopback address is local already, and must not go with the app that has it.
+	loopback := netip.AddrFrom4([4]byte{127, 0, 0, 1})
+	addrs = slices.DeleteFunc(slices.Clone(addrs), func(a netip.Addr) bool { return a == loopback })
 	return s.net.SetAddresses(ctx, addrs)
 }
 
@@ -177,6 +180,9 @@ func (t taps) Sweep(ctx context.Context, keep func(volant.MachineID) bool) ([]st
 type addresses struct{ cfg EdgeConfig }
 
 func (a addresses) Next(kind string, used []string) (string, error) {
+	if kind == volant.AddressSharedV4 && a.cfg.Shared4.IsValid() {
+		return a.cfg.Shared4.String(), nil
+	}
 	pool := a.cfg.Pool4
 	if kind == "v6" {
 		pool = a.cfg.Pool6

@@ -2,7 +2,9 @@ package node
 
 import (
 	"log/slog"
+	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	volant "github.com/volant-edge/volant"
@@ -41,12 +43,17 @@ func (n *names) hosts(snap *catalog.Snapshot, a *volant.App) []string {
 	return out
 }
 
-// certs are the certificates of an app: those that operators gave, and the development CA's for its own name.
+// certs are the certificates of an app: those that operators gave, and the development CA's for names that
+// have none and that it may sign for.
 func (n *names) certs(snap *catalog.Snapshot, a *volant.App, now time.Time) []proxy.Cert {
 	var out []proxy.Cert
-	own := a.Name + "." + n.domain
+	unsigned := map[string]bool{a.Name + "." + n.domain: true}
 	for _, c := range snap.Certificates(a.App) {
-		if c.Tombstone || len(c.Chain) == 0 {
+		if c.Tombstone {
+			continue
+		}
+		if len(c.Chain) == 0 {
+			unsigned[c.Hostname] = unsigned[c.Hostname] || n.issued != nil && n.issued.Permits(strings.TrimPrefix(c.Hostname, "*."))
 			continue
 		}
 		key, err := n.box.Open("cert/"+c.Hostname, c.Sealed)
@@ -58,19 +65,23 @@ func (n *names) certs(snap *catalog.Snapshot, a *volant.App, now time.Time) []pr
 			continue
 		}
 		out = append(out, proxy.Cert{Hostname: c.Hostname, Chain: c.Chain, Key: key})
-		if c.Hostname == own {
-			own = ""
+		unsigned[c.Hostname] = false
+	}
+	if n.issued == nil {
+		return out
+	}
+	for _, host := range slices.Sorted(maps.Keys(unsigned)) {
+		if !unsigned[host] {
+			continue
 		}
+		pair, err := n.issued.Pair(host, now)
+		if err != nil {
+			n.alarm(a, host, now, "certificate_not_issued", "the development CA gives no certificate for "+host+": "+err.Error())
+			continue
+		}
+		out = append(out, proxy.Cert{Hostname: host, Chain: pair.Chain, Key: pair.Key})
 	}
-	if own == "" || n.issued == nil {
-		return out
-	}
-	pair, err := n.issued.Pair(own, now)
-	if err != nil {
-		n.alarm(a, own, now, "certificate_not_issued", "the development CA gives no certificate for "+own+": "+err.Error())
-		return out
-	}
-	return append(out, proxy.Cert{Hostname: own, Chain: pair.Chain, Key: pair.Key})
+	return out
 }
 
 // look says whether a certificate can be served, and raises an alarm about one that ends soon: nobody renews it.
@@ -113,6 +124,14 @@ func ends(parts []proxy.App) bool {
 		}
 	}
 	return false
+}
+
+// caOf is the certificate of an authority, nil if there is none.
+func caOf(i *cert.Issued) []byte {
+	if i == nil {
+		return nil
+	}
+	return i.PEM()
 }
 
 // openCA opens the development CA of this server.

@@ -46,7 +46,7 @@ func newRoot(g *globals) *cobra.Command {
 		newApps(g), newConfig(g), newLaunch(g), newDeploy(g), newStatus(g), newMachine(g), newScale(g), newReleases(g),
 		newImage(g), newLogs(g), newWhy(g), newNodes(g),
 		newSecrets(g),
-		newTokens(g), newOrgs(g), newCerts(g), newIPs(g),
+		newTokens(g), newOrgs(g), newCerts(g), newIPs(g), newCA(g),
 	)
 	explainArgs(root)
 	return root
