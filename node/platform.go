@@ -124,7 +124,7 @@ func NewPlatform(parts Parts) (*Platform, error) {
 		Registry: reg,
 		Store:    p.Store, Catalog: p.cat, Machines: machines{p.fleet}, Images: p.Uploads,
 		Reasons: reasons{p.Reasons, p.edge.query}, Traffic: &p.traffic, Addresses: p.Addresses, Secrets: p.Secrets, Resolve: p.Resolve, Answers: p.Answers,
-		Nodes: p.nodes, Measure: p.Measure, Region: p.Region, CA: caOf(p.CA), Log: p.Log,
+		Nodes: p.nodes, Measure: p.Measure, Region: p.Region, CA: caOf(p.CA), Domain: p.names.domain, Log: p.Log,
 	})
 	return p, nil
 }
