@@ -150,6 +150,9 @@ type Lease struct {
 	Version     string    `json:"version"` // ULID
 }
 
+// Live says whether the lease holds others off at this moment.
+func (l *Lease) Live(now time.Time) bool { return l != nil && !l.Tombstone && now.Before(l.Expires) }
+
 // Image is a tag of the servers' own registry. Its ID is ImageID; it belongs to no app.
 type Image struct {
 	Meta

@@ -279,10 +279,11 @@ type Waited struct {
 
 // Exec is the body of POST …/exec.
 type Exec struct {
-	Command []string `json:"command,omitempty"`
-	Cmd     string   `json:"cmd,omitempty"` // older clients: one string, split at white space
-	Stdin   string   `json:"stdin,omitempty"`
-	Timeout int      `json:"timeout,omitempty"` // seconds; 60
+	Command   []string `json:"command,omitempty"`
+	Cmd       string   `json:"cmd,omitempty"` // older clients: one string, split at white space
+	Stdin     string   `json:"stdin,omitempty"`
+	Timeout   int      `json:"timeout,omitempty"`   // seconds; 60
+	Container string   `json:"container,omitempty"` // 400: a machine has one image
 	// Stream asks for frames (ExecFrame, one JSON object a line) instead of one ExecResult.
 	Stream bool `json:"stream,omitempty"`
 }

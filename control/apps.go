@@ -139,6 +139,9 @@ func (s *Server) destroyApp(w http.ResponseWriter, c *call) error {
 	}
 	id := a.App
 	for _, m := range snap.Machines(id) {
+		if l, _ := snap.Lease(volant.MachineID(m.ID)); !gone(m) && l.Live(time.Now()) && !c.holds(l) {
+			return leasedError(l)
+		}
 		have, _ := snap.Have(volant.MachineID(m.ID))
 		if !gone(m) && !have.State.Asleep() && have.State != volant.StateFailed && have.State != "" && !c.flag("force") {
 			return volant.Errorf(volant.ErrPrecondition, "machine %s of app %s is %s", m.ID, a.Name, have.State).

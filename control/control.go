@@ -52,10 +52,13 @@ type Machines interface {
 	// Events are a machine's history, the newest first; none where its host has forgotten it.
 	Events(id volant.MachineID, limit int) []volant.Event
 	Stats(ctx context.Context, id volant.MachineID) (guest.Stats, error)
+	Processes(ctx context.Context, id volant.MachineID) ([]guest.Process, error)
 	// OldLogs are the destroyed machines of an app whose logs are kept, newest first.
 	OldLogs(app volant.AppID) []volant.MachineID
 	// Logs calls fn for the last tail lines, all if it is negative, and with follow for each new one until ctx ends.
 	Logs(ctx context.Context, id volant.MachineID, tail int, follow bool, fn func(guest.LogLine) error) error
+	// Room is how many more machines of a size each region has room for.
+	Room(g volant.Guest) map[volant.Region]int
 	// Place reserves room for a new machine on a host and says which.
 	Place(ctx context.Context, m *volant.Machine) (volant.NodeID, error)
 }

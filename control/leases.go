@@ -24,11 +24,6 @@ const (
 	longestLease = 24 * 3600
 )
 
-// live says whether the lease holds others off at this moment.
-func live(l *volant.Lease, now time.Time) bool {
-	return l != nil && !l.Tombstone && now.Before(l.Expires)
-}
-
 // holds says whether the caller's nonce is the lease's.
 func (c *call) holds(l *volant.Lease) bool {
 	return subtle.ConstantTimeCompare([]byte(c.r.Header.Get(headerNonce)), []byte(l.Nonce)) == 1
@@ -36,7 +31,7 @@ func (c *call) holds(l *volant.Lease) bool {
 
 // admits says why a lease does not let the caller change its machine, or nil. l is nil where there is none.
 func (c *call) admits(id string, l *volant.Lease, now time.Time) error {
-	switch held := live(l, now); {
+	switch held := l.Live(now); {
 	case held && !c.holds(l):
 		return leasedError(l)
 	case !held && c.r.Header.Get(headerNonce) != "":
@@ -108,7 +103,7 @@ func (s *Server) getLease(w http.ResponseWriter, c *call) error {
 		return err
 	}
 	l, _ := snap.Lease(volant.MachineID(m.ID))
-	if !live(l, time.Now()) {
+	if !l.Live(time.Now()) {
 		return volant.Errorf(volant.ErrNotFound, "machine %s has no lease", m.ID)
 	}
 	reply(w, http.StatusOK, leaseView(l, false))
@@ -188,7 +183,7 @@ func (c *call) claim(l *volant.Lease) store.Change {
 			return nil, mod, err
 		}
 		l.Nonce = fresh
-		if live(old, time.Now()) {
+		if old.Live(time.Now()) {
 			l.Nonce, l.Description = old.Nonce, cmp.Or(l.Description, old.Description)
 		}
 		op, _, err := create(ctx, r, actor)
@@ -207,7 +202,7 @@ func (s *Server) endLease(w http.ResponseWriter, c *call) error {
 	}
 	l, _ := snap.Lease(volant.MachineID(m.ID))
 	switch {
-	case !live(l, time.Now()):
+	case !l.Live(time.Now()):
 		return volant.Errorf(volant.ErrNotFound, "machine %s has no lease", m.ID)
 	case !c.holds(l):
 		return leasedError(l)

@@ -245,6 +245,8 @@ func TestALeaseHoldsOthersOff(t *testing.T) {
 				}
 			}
 		}
+		r.nonce = ""
+		r.want(409, "DELETE", "/v1/apps/web?force=true", "", nil)
 		r.nonce = l.Nonce
 		r.want(200, "POST", path+"/cordon", "", nil)
 		r.want(200, "POST", path, body("", ""), nil)
@@ -327,6 +329,35 @@ func TestALeaseHindersNoWakeAndNoSleepByScaling(t *testing.T) {
 		c.Close()
 		if got := r.get(m.ID).State; got != "started" {
 			t.Errorf("it is %s, want started", got)
+		}
+	})
+}
+
+// A deploy goes on beside a lease, but destroys no machine that is leased before the lease has ended.
+func TestADeployWaitsForALease(t *testing.T) {
+	bubble(t, func(t *testing.T, p *volanttest.Platform) {
+		addr, _ := p.Deploy("web", volanttest.Image)
+		c, err := p.Connect(addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.Close()
+		old := p.Machines("web")[0]
+		r := &rig{t: t, p: p, token: p.Token()}
+		r.want(201, "POST", machines+"/"+old.ID+"/lease", `{"ttl":600}`, nil)
+		p.Deploy("web", volanttest.Image)
+		time.Sleep(5 * time.Minute)
+		if got := r.get(old.ID).State; got == "destroyed" {
+			t.Error("a deploy destroyed a leased machine")
+		}
+		c, err = p.Connect(addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.Close()
+		time.Sleep(10 * time.Minute)
+		if got := r.get(old.ID).State; got != "destroyed" {
+			t.Errorf("after the lease has ended the old machine is %s, want destroyed", got)
 		}
 	})
 }

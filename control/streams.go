@@ -27,6 +27,9 @@ func (s *Server) exec(w http.ResponseWriter, c *call) error {
 	if err := c.read(w, &in); err != nil {
 		return err
 	}
+	if in.Container != "" {
+		return volant.Invalidf("container %q: machines here have one image each", cut(in.Container)).WithRemedy("leave container out")
+	}
 	args := in.Command
 	if len(args) == 0 {
 		args = strings.Fields(in.Cmd)

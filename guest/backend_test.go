@@ -116,6 +116,10 @@ func (b *backend) Stats(context.Context) (guest.Stats, error) {
 	return guest.Stats{Memory: guest.Counters{"mem_total": 512 << 20}, Processes: 3}, nil
 }
 
+func (b *backend) Processes(context.Context) ([]guest.Process, error) {
+	return []guest.Process{{PID: 7, Command: "app", Listens: []guest.Listen{{Proto: "tcp", Address: "0.0.0.0:80"}}}}, nil
+}
+
 func (b *backend) Shutdown(context.Context) error {
 	if b.atShutdown != nil {
 		b.atShutdown()

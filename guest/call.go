@@ -21,6 +21,7 @@ const (
 	callStats     = "stats"
 	callShutdown  = "shutdown"
 	callPut       = "put"
+	callProcesses = "processes"
 )
 
 // Error is an error of the guest's side. Its Kind is the text of one of package volant's kinds, so

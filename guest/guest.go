@@ -105,3 +105,45 @@ type Counters = map[string]uint64
 
 // Version is the protocol's. A host refuses a guest of another major version and boots cold.
 const Version = 1
+
+// Process is a process in the guest.
+type Process struct {
+	PID     int       `json:"pid"`
+	Command string    `json:"command"`
+	Dir     string    `json:"dir"`
+	Started time.Time `json:"started"`
+	CPU     int64     `json:"cpu_ms"`    // time on CPUs so far
+	RSS     uint64    `json:"rss_bytes"` // memory
+	Listens []Listen  `json:"listens,omitempty"`
+}
+
+// Listen is a socket that a process listens on.
+type Listen struct {
+	Proto   string `json:"proto"` // tcp, udp
+	Address string `json:"address"`
+}
+
+// Bounds of what is told of processes.
+const (
+	MaxProcesses = 500 // the first by their IDs
+	MaxListens   = 8   // of one process
+	maxCommand   = 120 // bytes of a command
+)
+
+// Bound cuts off what goes beyond the bounds.
+func (p *Process) Bound() {
+	p.Command, p.Dir = p.Command[:min(len(p.Command), maxCommand)], p.Dir[:min(len(p.Dir), maxCommand)]
+	p.Listens = p.Listens[:min(len(p.Listens), MaxListens)]
+}
+
+// fit keeps as many processes as fit into one answer.
+func fit(ps []Process) []Process {
+	size := 0
+	for i := range ps {
+		ps[i].Bound()
+		if size += len(appendJSON(nil, ps[i])) + 1; size > maxReply/4*3 {
+			return ps[:i]
+		}
+	}
+	return ps
+}

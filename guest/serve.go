@@ -37,6 +37,8 @@ type Backend interface {
 	Thaw(ctx context.Context, t Thaw) error
 	Freeze(ctx context.Context) error
 	Stats(ctx context.Context) (Stats, error)
+	// Processes are those of the app and of execs, by ID, within the bounds of Process.
+	Processes(ctx context.Context) ([]Process, error)
 	// Shutdown ends all processes and writes out the disks. The VM ends after its answer is sent.
 	Shutdown(ctx context.Context) error
 }
@@ -206,6 +208,9 @@ func (s *server) dispatch(ctx context.Context, st *stream, method string, req []
 		return nil, s.b.Freeze(ctx)
 	case callStats:
 		return s.b.Stats(ctx)
+	case callProcesses:
+		ps, err := s.b.Processes(ctx)
+		return fit(ps), err
 	case callShutdown:
 		return nil, s.b.Shutdown(ctx)
 	}

@@ -208,6 +208,13 @@ func (s *Session) Stats(ctx context.Context) (Stats, error) {
 	return st, err
 }
 
+// Processes are the processes of the app and those beside it.
+func (s *Session) Processes(ctx context.Context) ([]Process, error) {
+	var ps []Process
+	err := s.call(ctx, callProcesses, nil, &ps)
+	return ps, err
+}
+
 // Shutdown ends all processes of the guest at once, unmounts and ends the VM. The app has got its
 // stop signal before, by Signal. It returns when the guest has written its disks, or has gone.
 func (s *Session) Shutdown(ctx context.Context) error {

@@ -58,6 +58,9 @@ func TestCalls(t *testing.T) {
 		if st, err := s.Stats(ctx); err != nil || st.Processes != 3 {
 			t.Errorf("Stats: got %+v, %v", st, err)
 		}
+		if ps, err := s.Processes(ctx); err != nil || len(ps) != 1 || ps[0].PID != 7 || len(ps[0].Listens) != 1 {
+			t.Errorf("Processes: got %+v, %v", ps, err)
+		}
 		if err := errors.Join(s.Thaw(ctx, guest.Thaw{Now: time.Unix(7, 0), Entropy: []byte{3}}), s.Freeze(ctx)); err != nil || b.thaw.Now.Unix() != 7 {
 			t.Errorf("Thaw, Freeze: %v", err)
 		}

@@ -211,6 +211,7 @@ func (idle) Signal(context.Context, int) error                       { return ni
 func (idle) Logs(context.Context, uint64, func(LogLine) error) error { return nil }
 func (idle) Thaw(context.Context, Thaw) error                        { return nil }
 func (idle) Freeze(context.Context) error                            { return nil }
+func (idle) Processes(context.Context) ([]Process, error)            { return nil, nil }
 func (idle) Stats(context.Context) (Stats, error)                    { return Stats{}, nil }
 func (idle) Shutdown(context.Context) error                          { return nil }
 func (idle) Exec(ctx context.Context, e Exec) (Exit, error) {

@@ -160,6 +160,7 @@ type Session interface {
 	Exec(ctx context.Context, e guest.Exec) (guest.Exit, error)
 	Logs(ctx context.Context, from uint64, fn func(guest.LogLine)) error
 	Stats(ctx context.Context) (guest.Stats, error)
+	Processes(ctx context.Context) ([]guest.Process, error)
 	Shutdown(ctx context.Context) error
 	Done() <-chan struct{}
 	Close() error

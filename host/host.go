@@ -508,6 +508,24 @@ func (h *Host) Stats(ctx context.Context, id volant.MachineID) (guest.Stats, err
 	return sess.Stats(ctx)
 }
 
+// Processes asks an awake machine's guest what runs in it.
+func (h *Host) Processes(ctx context.Context, id volant.MachineID) ([]guest.Process, error) {
+	m, err := h.find(id)
+	if err != nil {
+		return nil, err
+	}
+	sess, err := m.session()
+	if err != nil {
+		return nil, err
+	}
+	ps, err := sess.Processes(ctx)
+	if errors.Is(err, volant.ErrInvalid) { // the guest does not know the question
+		return nil, volant.Errorf(volant.ErrPrecondition, "the guest of machine %s was booted by an older Volant", id).
+			WithRemedy("stop and start the machine")
+	}
+	return ps, err
+}
+
 // Usage is what the VMM of a machine has used; the zero Usage where that is not known.
 func (h *Host) Usage(id volant.MachineID) cgroup.Usage {
 	if mt, ok := h.deps.Cgroups.(meter); ok {

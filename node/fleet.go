@@ -228,7 +228,10 @@ func (f *fleet) wake(ctx context.Context, id volant.MachineID, reason string) er
 	}
 }
 
-// destroy writes the wish; the host ends the machine.
+// destroy writes the wish; the host ends the machine. One that somebody holds a lease on waits for its end.
 func (f *fleet) destroy(ctx context.Context, app volant.AppID, id volant.MachineID, by string, term uint64) error {
+	if l, ok := f.cat.Snapshot().Lease(id); ok && l.Live(time.Now()) {
+		return volant.Errorf(volant.ErrLeased, "machine %s is leased to %s until %s", id, l.Owner, l.Expires.UTC().Format(time.RFC3339))
+	}
 	return f.edit(ctx, app, id, by, term, func(m *volant.Machine) { m.Run = volant.RunDestroyed })
 }

@@ -28,6 +28,10 @@ func (m machines) Events(id volant.MachineID, limit int) []volant.Event {
 	return m.f.host.Events(id, limit)
 }
 
+func (m machines) Processes(ctx context.Context, id volant.MachineID) ([]guest.Process, error) {
+	return m.f.host.Processes(ctx, id)
+}
+
 func (m machines) Stats(ctx context.Context, id volant.MachineID) (guest.Stats, error) {
 	return m.f.host.Stats(ctx, id)
 }
@@ -46,6 +50,10 @@ func (m machines) Logs(ctx context.Context, id volant.MachineID, tail int, follo
 	return m.f.host.Logs(ctx, id, tail, follow, func(l host.LogLine) error {
 		return fn(guest.LogLine{Seq: l.Seq, Time: l.Time, Source: l.Source, Text: l.Text})
 	})
+}
+
+func (m machines) Room(g volant.Guest) map[volant.Region]int {
+	return map[volant.Region]int{m.f.region: m.f.room(g)}
 }
 
 // Place reserves room for a machine made by hand, unless it begins asleep: such a one needs none.

@@ -322,6 +322,18 @@ func (a agent) Stats(context.Context) (guest.Stats, error) {
 	return guest.Stats{Memory: guest.Counters{"mem_total": total << 10, "mem_available": total << 9}, Processes: 2}, nil
 }
 
+func (a agent) Processes(context.Context) ([]guest.Process, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if !a.ram.Running {
+		return nil, nil
+	}
+	return []guest.Process{
+		{PID: 300, Command: "app", Dir: "/", Started: time.Now(), CPU: 20, RSS: 2 << 20, Listens: []guest.Listen{{Proto: "tcp", Address: "0.0.0.0:8080"}}},
+		{PID: 301, Command: "helper", Dir: "/", Started: time.Now(), CPU: 10, RSS: 4 << 20},
+	}, nil
+}
+
 // Shutdown ends the app; the VMM ends when Serve has sent the answer.
 func (a agent) Shutdown(context.Context) error {
 	a.mu.Lock()
