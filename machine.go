@@ -268,6 +268,8 @@ type Check struct {
 	Status  string    `json:"status"` // passing, warning (not run yet), critical
 	Output  string    `json:"output,omitempty"`
 	Updated time.Time `json:"updated_at"`
+	// Informational ones are of the machine as a whole, and say nothing about routing.
+	Informational bool `json:"informational,omitempty"`
 }
 
 // The outcomes of checks.

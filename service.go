@@ -179,9 +179,9 @@ func (s *Service) Check() error {
 			return Invalidf("soft_limit %d is above hard_limit %d: lower the one or raise the other", c.SoftLimit, c.HardLimit)
 		}
 	}
-	for i, c := range s.Checks {
-		if c.Type != "tcp" {
-			return Invalidf("check %d of internal port %d has type %q: only \"tcp\" is served", i, s.InternalPort, c.Type)
+	for i := range s.Checks {
+		if err := s.Checks[i].Check(fmt.Sprintf("check %d of internal port %d", i, s.InternalPort)); err != nil {
+			return err
 		}
 	}
 	return nil

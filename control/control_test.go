@@ -180,6 +180,14 @@ func TestBadInputNamesCauseAndCure(t *testing.T) {
 				s.Checks = []volant.ServiceCheck{{Type: "tcp", Interval: 1}}
 				r.Config.Services = []volant.Service{s}
 			}), volant.ErrInvalid, "1s to 60s"},
+			{"an http check without a path", release(func(r *api.CreateRelease) {
+				s := service
+				s.Checks = []volant.ServiceCheck{{Type: "http", Path: "health"}}
+				r.Config.Services = []volant.Service{s}
+			}), volant.ErrInvalid, "begins with"},
+			{"a machine's check of no kind", release(func(r *api.CreateRelease) {
+				r.Config.Checks = map[string]volant.MachineCheck{"a": {ServiceCheck: volant.ServiceCheck{Type: "tcp", Port: 1}, Kind: "bogus"}}
+			}), volant.ErrInvalid, "readiness"},
 			{"an idle timeout of a week", second(p.API.SetScale(ctx, "web", api.ScalePatch{IdleTimeout: new(volant.Duration(7 * 24 * time.Hour))})), volant.ErrInvalid, "24h"},
 			{"a kind of reasons", second(p.API.Why(ctx, "web", []why.Kind{"bogus"}, 5)), volant.ErrInvalid, "refusal"},
 			{"min over max", second(p.API.SetScale(ctx, "web", api.ScalePatch{Min: new(11)})), volant.ErrInvalid, "raise the other"},

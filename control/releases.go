@@ -190,6 +190,28 @@ func checkChecks(cs []volant.ServiceCheck) error {
 	return nil
 }
 
+// checkMachineChecks says what is wrong with the checks of a machine as a whole, or nil.
+func checkMachineChecks(all map[string]volant.MachineCheck) error {
+	for name, c := range all {
+		what := fmt.Sprintf("check %q", name)
+		switch {
+		case name == "" || len(name) > 63:
+			return volant.Invalidf("%s: a check's name has 1 to 63 bytes", what)
+		case c.Kind != "" && c.Kind != volant.CheckInformational && c.Kind != volant.CheckReadiness:
+			return volant.Invalidf("%s has kind %q: use informational or readiness", what, c.Kind)
+		case c.Port == 0:
+			return volant.Invalidf("%s has no port", what)
+		}
+		if err := errors.Join(c.Check(what), checkChecks([]volant.ServiceCheck{c.ServiceCheck})); err != nil {
+			return err
+		}
+	}
+	if len(all) > maxChecks {
+		return volant.Invalidf("%d checks of a machine: use at most %d", len(all), maxChecks)
+	}
+	return nil
+}
+
 // checkConfig says what is wrong with a machine's config, or nil.
 func checkConfig(cfg *volant.MachineConfig) error {
 	if s := cfg.Schedule; s != "" && !slices.Contains([]string{"hourly", "daily", "weekly", "monthly"}, s) {
@@ -214,6 +236,9 @@ func checkConfig(cfg *volant.MachineConfig) error {
 	}
 	if t := cfg.StopConfig.Timeout; t < 0 || t > volant.Duration(24*time.Hour) {
 		return volant.Invalidf("stop_config.timeout %s: use 0s to 24h", t)
+	}
+	if err := checkMachineChecks(cfg.Checks); err != nil {
+		return err
 	}
 	used := map[int]bool{}
 	for i := range cfg.Services {

@@ -3,7 +3,6 @@ package host
 import (
 	"context"
 	"fmt"
-	"net/netip"
 	"strconv"
 	"sync"
 	"time"
@@ -37,10 +36,10 @@ func (m *machine) watch(vm microvm.VM, sess Session) {
 	w.wg.Go(func() { m.watchVM(ctx, vm) })
 	w.wg.Go(func() { m.watchGuest(ctx, vm, sess) })
 	w.wg.Go(func() { m.govern(ctx, vm) })
+	for _, a := range askedChecks(&wish.Config) {
+		w.wg.Go(func() { m.runCheck(ctx, a) })
+	}
 	for i := range wish.Config.Services {
-		for j := range wish.Config.Services[i].Checks {
-			w.wg.Go(func() { m.runCheck(ctx, &wish.Config.Services[i], i, j) })
-		}
 		if m.proves(listens(wish.Config.Services[i].InternalPort)) {
 			w.wg.Go(func() { m.awaitListen(ctx, wish.Config.Services[i].InternalPort) })
 		}
@@ -225,13 +224,6 @@ func (m *machine) setUpAfterExit(vm bool) {
 	}
 }
 
-// check is one service check and whether it has passed since the machine awoke.
-type check struct {
-	volant.Check
-	passed bool
-	hidden bool // not asked for: it only says when a machine that nobody can connect to yet listens
-}
-
 // newChecks are the checks of a machine that awakes. A service without one gets a hidden one where the
 // machine is kept awake and unrouted, as by a deploy: elsewhere its first connection tells whether it
 // listens, and a probe beside it would be one connection more than its limit.
@@ -242,11 +234,11 @@ func newChecks(w *volant.Machine) []check {
 		if len(services[i].Checks) == 0 && w.Cordoned && w.Run == volant.RunOn {
 			cs = append(cs, check{Check: volant.Check{Name: listens(services[i].InternalPort)}, hidden: true})
 		}
-		for j := range services[i].Checks {
-			cs = append(cs, check{Check: volant.Check{
-				Name: services[i].CheckName(i, j), Status: volant.CheckWarning, Output: "not run yet", Updated: time.Now(),
-			}})
-		}
+	}
+	for _, a := range askedChecks(&w.Config) {
+		cs = append(cs, check{Check: volant.Check{
+			Name: a.name, Status: volant.CheckWarning, Output: "not run yet", Updated: time.Now(), Informational: a.info,
+		}})
 	}
 	return cs
 }
@@ -276,61 +268,10 @@ func (m *machine) awaitListen(ctx context.Context, port int) {
 	}
 }
 
-// runCheck probes one port of an awake machine, quickly until it passes for the first time.
-func (m *machine) runCheck(ctx context.Context, s *volant.Service, i, j int) {
-	c := s.Checks[j]
-	name := s.CheckName(i, j)
-	port := c.Port
-	if port == 0 {
-		port = s.InternalPort
-	}
-	interval, timeout := c.Interval.D(), c.Timeout.D()
-	if interval <= 0 {
-		interval = checkInterval
-	}
-	if timeout <= 0 {
-		timeout = checkTimeout
-	}
-	graceEnd := time.Now().Add(c.Grace.D())
-	passed := false
-	for ctx.Err() == nil {
-		output, ok := m.probe(ctx, port, timeout)
-		if ctx.Err() != nil {
-			return
-		}
-		if ok || time.Now().After(graceEnd) {
-			m.checked(name, ok, output)
-		}
-		passed = passed || ok
-		if passed {
-			m.pause(ctx, interval)
-		} else {
-			m.pause(ctx, min(interval, checkEager))
-		}
-	}
-}
-
-func (m *machine) probe(ctx context.Context, port int, timeout time.Duration) (output string, ok bool) {
-	m.mu.Lock()
-	ip := m.link.IP()
-	m.mu.Unlock()
-	addr := netip.AddrPortFrom(ip, uint16(port)).String() //nolint:gosec // services are checked when they are written
-	ctx, cancel := context.WithTimeout(ctx, timeout)
-	defer cancel()
-	conn, err := m.h.dial(ctx, "tcp", addr)
-	if err != nil {
-		return err.Error(), false
-	}
-	if err := conn.Close(); err != nil {
-		return err.Error(), false
-	}
-	return "connected to port " + strconv.Itoa(port), true
-}
-
 // checked notes the outcome of a check. Updated is when it last changed.
 func (m *machine) checked(name string, ok bool, output string) {
 	m.mu.Lock()
-	changed, was := false, ""
+	changed, told, was := false, false, ""
 	for k := range m.checks {
 		c := &m.checks[k]
 		if c.Name != name {
@@ -345,11 +286,12 @@ func (m *machine) checked(name string, ok bool, output string) {
 		if changed {
 			c.Status, c.Updated = status, time.Now()
 		}
+		told = told || !ok && c.Output != output // what is wrong is something else now
 		c.Output = output
 	}
 	news := ok && m.servedLocked()
 	m.mu.Unlock()
-	if changed || news {
+	if changed || told || news {
 		m.publish()
 	}
 	if changed && was == volant.CheckPassing {

@@ -132,12 +132,19 @@ func tableMachine(m *volant.Machine, have *volant.Have) proxy.Machine {
 // failing are the internal ports of services with a check that does not pass.
 func failing(m *volant.Machine, have *volant.Have) []uint16 {
 	critical := map[string]bool{}
+	all := false // a failing readiness check is one of every port
 	for _, c := range have.Checks {
 		critical[c.Name] = c.Status == volant.CheckCritical
+		_, own := m.Config.Checks[c.Name]
+		all = all || own && critical[c.Name] && !c.Informational
 	}
 	var out []uint16
 	for i := range m.Config.Services {
 		s := &m.Config.Services[i]
+		if all {
+			out = append(out, uint16(s.InternalPort)) //nolint:gosec // checked when it was written
+			continue
+		}
 		for j := range s.Checks {
 			if critical[s.CheckName(i, j)] {
 				out = append(out, uint16(s.InternalPort)) //nolint:gosec // checked when it was written

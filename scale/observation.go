@@ -105,7 +105,7 @@ func MachineOf(m *volant.Machine, have *volant.Have, now time.Time) Machine {
 	}
 	if out.State == Serving {
 		for _, c := range have.Checks {
-			out.Failing = out.Failing || c.Status == volant.CheckCritical
+			out.Failing = out.Failing || !c.Informational && c.Status == volant.CheckCritical
 		}
 	}
 	return out
