@@ -123,7 +123,9 @@ const SecretsID = "all"
 type Secret struct {
 	Digest  string    `json:"digest"` // of the value; equal values of different apps have different ones
 	Sealed  []byte    `json:"sealed"`
-	Version uint64    `json:"version"` // of Secrets, at its last change
+	Type    string    `json:"type,omitempty"`   // of a key that signs or encrypts for its app
+	Public  []byte    `json:"public,omitempty"` // its public half, if it has one
+	Version uint64    `json:"version"`          // of Secrets, at its last change
 	Created time.Time `json:"created_at"`
 	Updated time.Time `json:"updated_at"`
 }

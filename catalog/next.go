@@ -60,7 +60,9 @@ func (n *next) put(rec volant.Record) {
 	case *volant.Certificate:
 		n.putCertificate(r)
 	case *volant.Secrets:
-		n.app(r.App).secrets = r
+		if r.ID == volant.SecretsID { // keys are read from the store when they are used
+			n.app(r.App).secrets = r
+		}
 	case *volant.Lease:
 		n.putLease(r)
 	case *volant.Image:
@@ -106,6 +108,9 @@ func (n *next) drop(rec volant.Record) {
 	case *volant.Image:
 		n.images = n.images.without(r.ID)
 	case *volant.Secrets:
+		if r.ID != volant.SecretsID {
+			return
+		}
 		n.app(r.App).secrets = nil
 		n.tidy(r.App)
 	}

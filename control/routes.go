@@ -98,7 +98,7 @@ var pathParams = map[string]string{
 	"version":  "number of the release",
 	"key":      "name of the metadata",
 	"digest":   "OCI digest: sha256: and 64 hex digits",
-	"name":     "name of the secret",
+	"name":     "name of the secret or key",
 	"ip":       "address of the app",
 	"org":      "slug of the organization",
 	"hostname": "host name; a \"*\" is written as %2A",
@@ -126,7 +126,7 @@ func (s *Server) Routes() []Route {
 		{"apps", s.appRoutes()},
 		{"releases", s.releaseRoutes()},
 		{"machines", s.machineRoutes()},
-		{"accounts", s.accountRoutes()},
+		{"accounts", append(s.accountRoutes(), s.secretKeyRoutes()...)},
 		{"platform", s.platformRoutes()},
 	} {
 		for _, r := range area.routes {

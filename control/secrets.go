@@ -209,7 +209,7 @@ func (s *Server) changeSecrets(c *call, a *volant.App, values map[string]*string
 		sealed[name] = volant.Secret{Digest: s.Secrets.Digest(place, []byte(*v)), Sealed: box}
 	}
 	var before uint64
-	rec, rev, err := writeSecrets(c.ctx(), s.Store, c.who.name, a, func(rec *volant.Secrets) error {
+	rec, rev, err := writeSecrets(c.ctx(), s.Store, c.who.name, a, volant.SecretsID, func(rec *volant.Secrets) error {
 		before = rec.Version
 		return mergeSecrets(rec, names, sealed)
 	})
@@ -280,15 +280,15 @@ func said(names []string, set map[string]volant.Secret) string {
 	return strings.Join(parts, ", ")
 }
 
-// writeSecrets changes the app's one record of secrets, or makes it.
-func writeSecrets(ctx context.Context, st store.Store, actor string, a *volant.App, fn func(*volant.Secrets) error) (*volant.Secrets, store.Revision, error) {
+// writeSecrets changes the app's record of secrets or of keys, or makes it.
+func writeSecrets(ctx context.Context, st store.Store, actor string, a *volant.App, id string, fn func(*volant.Secrets) error) (*volant.Secrets, store.Revision, error) {
 	for range 16 { // somebody else may make it at the same moment
-		rec, rev, err := store.Update(ctx, st, actor, volant.RecordKey(volant.KindSecrets, a.App, volant.SecretsID), fn)
+		rec, rev, err := store.Update(ctx, st, actor, volant.RecordKey(volant.KindSecrets, a.App, id), fn)
 		if !errors.Is(err, volant.ErrNotFound) {
 			return rec, rev, err
 		}
 		rec = &volant.Secrets{}
-		rec.Meta = volant.Meta{Kind: volant.KindSecrets, Org: a.Org, App: a.App, ID: volant.SecretsID}
+		rec.Meta = volant.Meta{Kind: volant.KindSecrets, Org: a.Org, App: a.App, ID: id}
 		if err := fn(rec); err != nil {
 			return nil, rev, err
 		}
