@@ -42,3 +42,24 @@ func (c *Client) StopMachine(ctx context.Context, app, id string, s api.StopMach
 func (c *Client) SignalMachine(ctx context.Context, app, id, signal string) error {
 	return c.do(ctx, http.MethodPost, machinePath(app, id)+"/signal", api.SignalMachine{Signal: signal}, nil)
 }
+
+// UpdateMachine gives a machine a whole new config; a running one is replaced in place.
+func (c *Client) UpdateMachine(ctx context.Context, app, id string, m api.UpdateMachine) (api.Machine, error) {
+	var out api.Machine
+	err := c.do(ctx, http.MethodPost, machinePath(app, id), m, &out)
+	return out, err
+}
+
+// Processes lists what runs in an awake machine.
+func (c *Client) Processes(ctx context.Context, app, id string) ([]api.Process, error) {
+	var out []api.Process
+	err := c.do(ctx, http.MethodGet, machinePath(app, id)+"/ps", nil, &out)
+	return out, err
+}
+
+// Memory says how much memory an awake machine has left.
+func (c *Client) Memory(ctx context.Context, app, id string) (api.Memory, error) {
+	var out api.Memory
+	err := c.do(ctx, http.MethodGet, machinePath(app, id)+"/memory", nil, &out)
+	return out, err
+}

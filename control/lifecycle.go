@@ -127,12 +127,16 @@ func (s *Server) suspendMachine(w http.ResponseWriter, c *call) error {
 		default:
 			return notFrom("suspend", m, st, "start it first")
 		}
-		if m.Run == volant.RunOn {
-			if err := s.wish(c, m, volant.RunAuto); err != nil {
-				return err
-			}
+		if m.Run != volant.RunOn {
+			return s.Machines.Sleep(ctx, volant.MachineID(m.ID), "suspend", Ending{By: c.who.name})
 		}
-		return s.Machines.Sleep(ctx, volant.MachineID(m.ID), "suspend", Ending{By: c.who.name})
+		if err := s.wish(c, m, volant.RunAuto); err != nil {
+			return err
+		}
+		if err := s.Machines.Sleep(ctx, volant.MachineID(m.ID), "suspend", Ending{By: c.who.name}); err != nil {
+			return errors.Join(err, s.wish(c, m, volant.RunOn)) // it stays awake, and wished so
+		}
+		return nil
 	})
 }
 
