@@ -145,6 +145,10 @@ func scaleGroups(a *volant.App, in *api.CreateRelease) (err error) {
 			return err
 		}
 	}
+	unasked := (in.Scale == nil || in.Scale.Min == nil) && a.Scale.Least() == 0
+	if a.Release == 0 && unasked && len(in.Config.Services) == 0 {
+		a.Scale.Min = firstScale(&in.Config).Min
+	}
 	next := map[string]volant.Scale{}
 	maps.Copy(next, a.GroupScale)
 	for i := range in.Others {
