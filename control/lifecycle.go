@@ -43,12 +43,12 @@ func notFrom(verb string, m *volant.Machine, st volant.State, remedy string) err
 }
 
 // startMachine wakes an auto machine; one whose wish is off is wished on again. What is awake or on its way
-// there is what was asked for.
+// there is what was asked for; what is being suspended runs on.
 func (s *Server) startMachine(w http.ResponseWriter, c *call) error {
 	return s.act(w, c, "start_asked", func(ctx context.Context, m *volant.Machine, st volant.State) error {
 		switch st {
-		case volant.StateStopping, volant.StateSuspending:
-			return notFrom("start", m, st, "wait until it is stopped or suspended")
+		case volant.StateStopping:
+			return notFrom("start", m, st, "wait until it is stopped")
 		case volant.StateDestroying, volant.StateDestroyed:
 			return notFrom("start", m, st, "make a new machine: destroyed ones do not come back")
 		case volant.StateUpdating:

@@ -64,7 +64,7 @@ func newCrasher(t *testing.T, s *live.Server) *crasher {
 // hold opens the held connection. It lives as long as the whole test.
 func (c *crasher) hold() {
 	conn := dial(c.all, c.other)
-	c.must(conn.SetDeadline(time.Now().Add(5 * time.Minute))) // what hangs must fail
+	c.must(conn.SetDeadline(time.Now().Add(15 * time.Minute))) // what hangs must fail
 	var err error
 	c.held, err = testserver.StartEcho(conn, 1)
 	c.must(err)
