@@ -55,6 +55,8 @@ func (s *Server) changeConfig(w http.ResponseWriter, c *call, next func(*volant.
 	if gone(m) {
 		return destroyedError(m)
 	}
+	own := *m // the catalog's record is everybody's, and what is written is written into this one
+	m = &own
 	var in machineInput
 	if err := c.read(w, &in); err != nil {
 		return err

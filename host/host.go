@@ -135,7 +135,9 @@ func (h *Host) Run(ctx context.Context) error {
 		return fmt.Errorf("host: engine %s: %w", h.deps.Engine.Name(), err)
 	}
 	h.caps, h.ctx = caps, ctx
+	h.ledger.mu.Lock() // others ask for room already
 	h.ledger.overhead = caps.OverheadMiB
+	h.ledger.mu.Unlock()
 	h.templates.restore()
 	var found sync.WaitGroup
 	for _, m := range h.all() {
