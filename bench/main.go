@@ -126,6 +126,7 @@ func measures() []measure {
 		{[]string{"restart_survivors", "restart_slots_apart"}, 10 * time.Minute, outlive},
 		{[]string{"tcp_bulk", "tcp_conns"}, 10 * time.Minute, plain},
 		{[]string{"api_reads", "api_read_p99", "api_writes"}, 5 * time.Minute, apiSpeed},
+		{[]string{"examples"}, time.Minute, examples},
 		{[]string{"go_test"}, 10 * time.Minute, goTest},
 	}
 }
