@@ -177,9 +177,7 @@ func FuzzParse(f *testing.F) {
 				t.Error(err)
 			}
 			for i := range cfg.Services {
-				s := cfg.Services[i]
-				s.Checks = nil
-				if err := s.Check(); err != nil {
+				if err := cfg.Services[i].Check(); err != nil {
 					t.Error(err)
 				}
 			}

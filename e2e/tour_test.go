@@ -17,7 +17,7 @@ func TestReadme(t *testing.T) {
 	dir, bin := t.TempDir(), t.TempDir()
 	stub(t, filepath.Join(bin, "skopeo"), `cp "`+built(t, "images", "nginx.tar")+`" "${3#oci-archive:}"`)
 	stub(t, filepath.Join(bin, "volant"), `exec "`+s.Bin+`" "$@"`)
-	ip := "" // the app's, once it has one
+	ip := ""                   // the app's, once it has one
 	want := map[string]string{ // what some lines print, beside their exit code 0
 		"volant launch": "Release 1 of shop is complete.",
 		"curl":          "html",
