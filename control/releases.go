@@ -135,6 +135,7 @@ func (s *Server) checkRelease(a *volant.App, in *api.CreateRelease) error {
 const (
 	maxPorts  = 1000
 	maxChecks = 16
+	maxFiles  = 64
 	maxText   = 128 << 10 // of one variable, argument or metadata, as in Linux
 	maxTexts  = 512 << 10 // of all; the guest's channel takes 1 MiB
 )
@@ -239,6 +240,14 @@ func checkConfig(cfg *volant.MachineConfig) error {
 	}
 	if err := checkMachineChecks(cfg.Checks); err != nil {
 		return err
+	}
+	if len(cfg.Files) > maxFiles {
+		return volant.Invalidf("%d files: use at most %d", len(cfg.Files), maxFiles)
+	}
+	for i := range cfg.Files {
+		if err := cfg.Files[i].Check(); err != nil {
+			return err
+		}
 	}
 	used := map[int]bool{}
 	for i := range cfg.Services {

@@ -77,7 +77,7 @@ func (h *Host) victims(but *machine) []*machine {
 			continue
 		}
 		m.mu.Lock()
-		if m.rec.State == volant.StateStarted && m.appUp && m.slots <= 0 && m.rec.Machine.Run == volant.RunAuto && !m.orphan {
+		if m.rec.State == volant.StateStarted && m.appUp && m.slots <= 0 && m.execs == 0 && m.rec.Machine.Run == volant.RunAuto && !m.orphan {
 			cs = append(cs, candidate{m, m.rec.Draining, m.empty})
 		}
 		m.mu.Unlock()

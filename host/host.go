@@ -489,12 +489,25 @@ func (h *Host) Exec(ctx context.Context, id volant.MachineID, e guest.Exec) (gue
 	if err != nil {
 		return guest.Exit{}, err
 	}
+	m.busy(1)
+	defer m.busy(-1)
 	exit, err := sess.Exec(ctx, e)
 	if errors.Is(err, guest.ErrClosed) {
 		return exit, volant.Errorf(volant.ErrUnavailable, "machine %s fell asleep or ended while the command ran", id).
 			WithRemedy("see `volant why %s`; a machine that is to stay awake needs a connection, or min in [scale]", id)
 	}
 	return exit, err
+}
+
+// busy counts commands: while one runs, scaling puts the machine not to sleep, as with a connection.
+func (m *machine) busy(n int) {
+	m.mu.Lock()
+	m.execs += n
+	if m.execs == 0 {
+		m.empty = time.Now()
+	}
+	m.mu.Unlock()
+	m.nudge()
 }
 
 // Stats asks an awake machine's guest what it uses.

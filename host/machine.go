@@ -36,6 +36,7 @@ type machine struct {
 	wokenFor string // the source of that, for its history
 	deaf     bool   // this run was counted among those that did not come to serve
 	slots    int
+	execs    int       // commands that run beside the app
 	empty    time.Time // since when slots is 0
 	exit     *volant.Exit
 	vmUp     bool
@@ -127,7 +128,7 @@ func (m *machine) facts() Facts {
 		Now: time.Now(), Run: r.Machine.Run, WishVersion: r.Machine.Version, Policy: r.Machine.Config.Restart,
 		State: r.State, Version: r.Version, VM: m.vmUp, App: m.appUp, Wanted: r.Wanted,
 		Prepared: m.prepared && (m.fresh || r.State == volant.StateSuspended),
-		Draining: r.Draining, Then: r.Then, Slots: m.slots, Exit: m.exit, Restarts: r.Restarts,
+		Draining: r.Draining, Then: r.Then, Slots: max(m.slots, m.execs), Exit: m.exit, Restarts: r.Restarts,
 		RetryAt: m.retryAt, SealAt: m.sealAt, CoolAt: r.Since.Add(coolOff),
 	}
 	if m.ask != nil {
@@ -346,10 +347,14 @@ func (m *machine) haveLocked() volant.Have {
 func (m *machine) seal(ctx context.Context) (bool, error) {
 	m.pub.Lock()
 	m.mu.Lock()
-	m.sealed = true
+	busy := m.execs > 0
+	m.sealed = m.sealed || !busy
 	seq := m.seq
 	m.mu.Unlock()
 	m.pub.Unlock()
+	if busy {
+		return false, nil
+	}
 	if m.h.deps.Seal == nil {
 		return true, nil
 	}

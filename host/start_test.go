@@ -2,6 +2,7 @@ package host_test
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -18,6 +19,7 @@ import (
 	"github.com/volant-edge/volant/guest"
 	"github.com/volant-edge/volant/host"
 	"github.com/volant-edge/volant/microvm"
+	"github.com/volant-edge/volant/microvm/fake"
 )
 
 func TestRestartOfTheServerIsNotSeenByMachines(t *testing.T) {
@@ -379,6 +381,40 @@ func TestTombstoneLeavesNoRecord(t *testing.T) {
 		if err != nil || len(left) > 0 {
 			t.Errorf("left are %v (%v)", left, err)
 		}
+	})
+}
+
+// A command that runs beside the app keeps its machine awake, as a connection does.
+func TestARunningCommandKeepsItsMachineAwake(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		end := make(chan struct{})
+		r.fakes.Exec = func(context.Context, *fake.Guest, guest.Exec) (guest.Exit, error) {
+			<-end
+			return guest.Exit{Code: 7}, nil
+		}
+		_, id := awakeRig(t, r)
+		ran := make(chan error, 1)
+		go func() {
+			e, err := r.Exec(t.Context(), id, guest.Exec{Args: []string{"sh"}})
+			if err == nil && e.Code != 7 {
+				err = fmt.Errorf("exit code %d", e.Code)
+			}
+			ran <- err
+		}()
+		synctest.Wait()
+		r.SetSlots(id, 0)
+		if err := r.Drain(t.Context(), id, host.Drain{On: true, Then: host.AskSuspend}); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(10 * time.Minute)
+		if v := r.have(id); v.State != volant.StateStarted {
+			t.Errorf("while the command runs it is %s: %s", v.State, v.Reason)
+		}
+		close(end)
+		if err := <-ran; err != nil {
+			t.Error(err)
+		}
+		r.await(id, volant.StateSuspended)
 	})
 }
 
