@@ -3,8 +3,12 @@ package contract_test
 import (
 	"net/url"
 	"os"
+	"regexp"
+	"slices"
 	"strings"
 	"testing"
+
+	"github.com/google/go-cmp/cmp"
 
 	"github.com/volant-edge/volant/control"
 	"github.com/volant-edge/volant/internal/contract"
@@ -12,7 +16,7 @@ import (
 )
 
 // reach is how many of Fly's operations we answer at least.
-const reach = 1
+const reach = 50
 
 func TestOurDocumentHasWhatFlysHas(t *testing.T) {
 	fly, err := contract.LoadFly(os.Getenv(contract.FlyDocument))
@@ -39,8 +43,65 @@ func TestOurDocumentHasWhatFlysHas(t *testing.T) {
 			t.Errorf("%s is a known difference, but there is none", d)
 		}
 	}
+	listed := unanswered(t)
+	if diff := cmp.Diff(listed, rep.Missing); diff != "" {
+		t.Errorf("docs/guide/api.md lists what is not answered (-listed +so):\n%s", diff)
+	}
 	if len(rep.Answered) < reach {
 		t.Errorf("%d operations are answered, want at least %d", len(rep.Answered), reach)
+	}
+}
+
+// unanswered are the operations that the guide lists as not answered.
+func unanswered(t *testing.T) []string {
+	t.Helper()
+	b, err := os.ReadFile("../../docs/guide/api.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out []string
+	for _, m := range regexp.MustCompile("`((?:GET|POST|PUT|PATCH|DELETE) /[^`]*)`").FindAllStringSubmatch(section(t, string(b), "## What is not answered"), -1) {
+		out = append(out, m[1])
+	}
+	slices.Sort(out)
+	return out
+}
+
+// section is a part of a guide.
+func section(t *testing.T, text, heading string) string {
+	t.Helper()
+	_, after, ok := strings.Cut(text, heading+"\n")
+	if !ok {
+		t.Fatalf("the guide has no part %q", heading)
+	}
+	part, _, _ := strings.Cut(after, "\n## ")
+	return part
+}
+
+func TestTheGuideListsWhatIsNotAnsweredAndAllWords(t *testing.T) {
+	listed := unanswered(t)
+	if len(listed) == 0 {
+		t.Error("the guide lists nothing that is not answered")
+	}
+	nameless := func(path string) string { return regexp.MustCompile(`\{[^}]*\}`).ReplaceAllString(path, "{}") }
+	for _, r := range (*control.Server)(nil).Routes() {
+		for _, l := range listed {
+			if r.Served() && nameless(l) == nameless(r.Method+" "+strings.TrimPrefix(r.Path, "/v1")) {
+				t.Errorf("the guide says that %s is not answered, but it is", l)
+			}
+		}
+	}
+	b, err := os.ReadFile("../../docs/guide/api.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var words []string
+	for _, m := range regexp.MustCompile("(?m)^\\| `([a-z_]+)` \\| \\d").FindAllStringSubmatch(section(t, string(b), "## Errors"), -1) {
+		words = append(words, m[1])
+	}
+	slices.Sort(words)
+	if diff := cmp.Diff(control.Words(), words); diff != "" {
+		t.Errorf("the guide's words of errors (-API +guide):\n%s", diff)
 	}
 }
 

@@ -152,8 +152,11 @@ func (d *diff) operation(theirs, ours *openapi3.Operation) {
 		q := ours.Parameters.GetByInAndName(p.Value.In, p.Value.Name)
 		if q == nil {
 			d.lacks(where, p.Value.In+" parameter is missing")
-		} else if p.Value.Schema != nil {
-			d.schema(where, p.Value.Schema, q.Schema)
+		} else if ours := q.Schema; p.Value.Schema != nil {
+			if ours.Value.Type.Is("array") { // it may be given several times too
+				ours = ours.Value.Items
+			}
+			d.schema(where, p.Value.Schema, ours)
 		}
 	}
 	if theirs.RequestBody != nil {
@@ -195,6 +198,9 @@ func (d *diff) body(where string, theirs, ours openapi3.Content) {
 
 // schema compares types and, of objects, all their fields.
 func (d *diff) schema(where string, theirs, ours *openapi3.SchemaRef) {
+	if all := theirs.Value.AllOf; theirs.Ref == "" && len(all) == 1 {
+		theirs = all[0]
+	}
 	if theirs.Ref != "" {
 		where = strings.TrimPrefix(theirs.Ref, "#/components/schemas/")
 	}
