@@ -48,6 +48,17 @@ func LoadFly(file string) (*Fly, error) {
 	if s := doc.Components.Schemas["main.statusCode"]; s != nil {
 		s.Value.Enum = nil
 	}
+	// It lists the single bits of a mask, whose sums are as good.
+	if s := doc.Components.Schemas["resset.Action"]; s != nil {
+		s.Value.Enum = nil
+	}
+	for name, s := range doc.Components.Schemas {
+		for field, v := range s.Value.Properties {
+			if Differences[name+"."+field] != "" && v.Ref == "" { // known to be otherwise here
+				v.Value.Type, v.Value.Items = nil, nil
+			}
+		}
+	}
 	return f, nil
 }
 
