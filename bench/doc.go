@@ -13,5 +13,6 @@
 // # Not here
 //
 // What each row does and how to repeat it: docs/guide/benchmarks.md. The bare QEMU script: package
-// bareqemu. Plain TCP: bench/tcp, which also runs alone.
+// bareqemu. Plain TCP and HTTP: bench/tcp and
+// bench/http, which also run alone.
 package main
