@@ -146,12 +146,12 @@ func (p *parser) responseHeaders(s *section, r *volant.HTTPResponse) {
 	for _, name := range s.t.keys {
 		v := s.t.vals[name]
 		var change any
-		switch {
-		case v.kind == kindBool:
+		switch v.kind {
+		case kindBool:
 			change = v.text == "true" // which is refused below
-		case v.kind == kindString:
+		case kindString:
 			change = v.text
-		case v.kind == kindList:
+		case kindList:
 			var values []string
 			s.strs(name, &values)
 			change = values

@@ -228,17 +228,16 @@ func (s *section) duration(key string, to *volant.Duration, unit, least, most ti
 }
 
 // clamped is as duration, but takes the nearest bound with a warning.
-func (s *section) clamped(key string, to *volant.Duration, unit, least, most time.Duration) bool {
+func (s *section) clamped(key string, to *volant.Duration, unit, least, most time.Duration) {
 	d, ok := s.anyDuration(key, unit)
 	if !ok {
-		return false
+		return
 	}
 	if in := min(max(d, least), most); in != d {
 		s.r.warn(s.at(key), "%s is %s, outside %s to %s: %s is used", s.name(key), short(d), short(least), short(most), short(in))
 		d = in
 	}
 	*to = volant.Duration(d)
-	return true
 }
 
 // maxCount bounds a number of any unit, so that it makes no duration overflow.

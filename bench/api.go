@@ -192,6 +192,7 @@ func askLoop(ctx context.Context, addr, token string, end time.Time, next func(i
 			return out, err
 		}
 		body, err := io.ReadAll(res.Body)
+		res.Body.Close() //nolint:errcheck // it was read
 		if err != nil {
 			return out, err
 		}

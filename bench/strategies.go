@@ -166,7 +166,7 @@ func deployBy(ctx context.Context, b *bench, s *live.Server, ip, strategy string
 	if err != nil || len(ms) == 0 {
 		return Row{}, fmt.Errorf("%d machines: %w", len(ms), err)
 	}
-	cfg, digest := ms[0].Config, ""
+	cfg := ms[0].Config
 	app, err := s.API.App(ctx, "deploys")
 	if err != nil {
 		return Row{}, err
@@ -175,7 +175,7 @@ func deployBy(ctx context.Context, b *bench, s *live.Server, ip, strategy string
 	if err != nil {
 		return Row{}, err
 	}
-	digest = current.Image
+	digest := current.Image
 	kctx, stop := context.WithCancel(ctx)
 	knocking := make(chan struct{})
 	go func() { l.knock(kctx, ip); close(knocking) }()

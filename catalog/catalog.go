@@ -140,14 +140,17 @@ func (c *Catalog) takeLocked(n *next, e store.Event) {
 	n.put(rec)
 }
 
-// dropLocked forgets a tombstone that was swept. Absence is no order: a live record stays.
+// dropLocked forgets a tombstone that was swept, of kinds that are not kept as well. Absence is no order: a
+// live record stays.
 func (c *Catalog) dropLocked(n *next, key string) {
 	rec := n.byKey(key)
-	if rec == nil || !rec.Head().Tombstone {
+	if rec != nil && !rec.Head().Tombstone {
 		return
 	}
 	delete(c.seen, key)
-	n.drop(rec)
+	if rec != nil {
+		n.drop(rec)
+	}
 }
 
 // SetHave takes what a host says of one of its machines, unless it is older than what is held.

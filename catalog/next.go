@@ -234,7 +234,9 @@ func (n *next) byKey(key string) volant.Record {
 		}
 	case volant.KindImage:
 		return found(n.images.get(id))
-	case volant.KindAppName, volant.KindLease:
+	case volant.KindLease:
+		return found(n.leases.get(volant.MachineID(id)))
+	case volant.KindAppName, volant.KindVersions: // read from the store when they are used
 	}
 	return nil
 }

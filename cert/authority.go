@@ -27,8 +27,9 @@ const (
 	leafLife      = 90 * 24 * time.Hour
 	backdate      = time.Hour // for clients whose clock is slow
 
-	// CAFile and CAKeyFile are the authority's files in its directory.
-	CAFile    = "ca.crt"
+	// CAFile is the authority's certificate, in its directory.
+	CAFile = "ca.crt"
+	// CAKeyFile is its key, beside it.
 	CAKeyFile = "ca.key"
 )
 

@@ -7,6 +7,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/pem"
+	"slices"
 	"strings"
 	"time"
 
@@ -121,10 +122,8 @@ func checkKeyForm(key []byte) error {
 
 // Covers says whether the certificate is for a host name, or for the pattern "*.name".
 func (p *Pair) Covers(hostname string) error {
-	for _, n := range p.Leaf.DNSNames {
-		if n == hostname {
-			return nil
-		}
+	if slices.Contains(p.Leaf.DNSNames, hostname) {
+		return nil
 	}
 	if err := p.Leaf.VerifyHostname(hostname); err != nil {
 		return volant.Invalidf("the certificate is for %s, not for %s", names(p.Leaf.DNSNames), clip(hostname)).

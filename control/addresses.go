@@ -166,8 +166,8 @@ func assignAddress(ctx context.Context, s store.Store, actor string, a *volant.A
 	})
 }
 
-// claimFree claims the next free address of a kind by the record that make returns for it.
-func claimFree(ctx context.Context, s store.Store, actor, kind string, next nextAddress, make func(ip string) *volant.Address) (store.Revision, error) {
+// claimFree claims the next free address of a kind by the record that record returns for it.
+func claimFree(ctx context.Context, s store.Store, actor, kind string, next nextAddress, record func(ip string) *volant.Address) (store.Revision, error) {
 	for range 16 { // another app may claim the same one first
 		all, _, err := store.All[volant.Address](ctx, s, keyPrefix(volant.KindAddress, ""))
 		if err != nil {
@@ -181,7 +181,7 @@ func claimFree(ctx context.Context, s store.Store, actor, kind string, next next
 		if err != nil {
 			return store.Revision{}, err
 		}
-		rev, err := store.Apply(ctx, s, actor, store.Claim(make(ip)))
+		rev, err := store.Apply(ctx, s, actor, store.Claim(record(ip)))
 		if !errors.Is(err, volant.ErrExists) {
 			return rev, err
 		}

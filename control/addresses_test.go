@@ -61,8 +61,11 @@ func TestAddressesAreGivenAndTaken(t *testing.T) {
 			in   api.AssignIP
 			kind error
 		}{
-			{api.AssignIP{Type: "private_v6"}, volant.ErrUnserved}, {api.AssignIP{Type: "v5"}, volant.ErrInvalid}, {api.AssignIP{}, volant.ErrInvalid},
-			{api.AssignIP{Type: "v4", Region: "ams"}, volant.ErrInvalid}, {api.AssignIP{Type: "v4", OrgSlug: "x"}, volant.ErrInvalid},
+			{api.AssignIP{Type: "private_v6"}, volant.ErrUnserved},
+			{api.AssignIP{Type: "v5"}, volant.ErrInvalid},
+			{api.AssignIP{}, volant.ErrInvalid},
+			{api.AssignIP{Type: "v4", Region: "ams"}, volant.ErrInvalid},
+			{api.AssignIP{Type: "v4", OrgSlug: "x"}, volant.ErrInvalid},
 			{api.AssignIP{Type: "v4", Network: "x"}, volant.ErrInvalid},
 		} {
 			if _, err := p.API.AssignAddress(ctx, "web", c.in); !errors.Is(err, c.kind) {

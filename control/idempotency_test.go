@@ -3,6 +3,7 @@ package control_test
 import (
 	"bytes"
 	"context"
+	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
@@ -22,7 +23,7 @@ func contextWithTimeout(t *testing.T, d time.Duration) (context.Context, context
 
 // keyed sends a POST with a key.
 func keyed(p *volanttest.Platform, token, key, path, body string) *httptest.ResponseRecorder {
-	req := httptest.NewRequest("POST", path, strings.NewReader(body))
+	req := httptest.NewRequest(http.MethodPost, path, strings.NewReader(body))
 	req.Header.Set("Authorization", "Bearer "+token)
 	req.Header.Set("Idempotency-Key", key)
 	rec := httptest.NewRecorder()

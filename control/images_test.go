@@ -47,12 +47,12 @@ func TestReferencesThatDoNotWork(t *testing.T) {
 			t.Fatal(err)
 		}
 		for ref, want := range map[string]error{
-			"":                            volant.ErrInvalid,
-			"oci-archive:image.tar":       volant.ErrInvalid,
-			"docker-archive:image.tar":    volant.ErrInvalid,
-			"Not A Name":                  volant.ErrInvalid,
-			"registry.test/web:gone":      volant.ErrNotFound,
-			string("sha256:" + zeroes[:]): volant.ErrNotFound,
+			"":                         volant.ErrInvalid,
+			"oci-archive:image.tar":    volant.ErrInvalid,
+			"docker-archive:image.tar": volant.ErrInvalid,
+			"Not A Name":               volant.ErrInvalid,
+			"registry.test/web:gone":   volant.ErrNotFound,
+			"sha256:" + zeroes[:]:      volant.ErrNotFound,
 		} {
 			_, err := p.API.CreateMachine(context.Background(), "web", api.CreateMachine{Config: volant.MachineConfig{Image: ref}})
 			var e *volant.Error

@@ -73,7 +73,7 @@ func (c *call) underLease(m *volant.Machine) store.Change {
 }
 
 // commit makes the changes of one machine, unless somebody else holds its lease.
-func (s *Server) commit(c *call, m *volant.Machine, changes ...store.Change) (store.Revision, error) {
+func (s *Server) commit(c *call, m *volant.Machine, changes ...store.Change) error {
 	changes = append([]store.Change{c.underLease(m)}, changes...)
 	for {
 		rev, err := store.Apply(c.ctx(), s.Store, c.who.name, changes...)
@@ -81,9 +81,9 @@ func (s *Server) commit(c *call, m *volant.Machine, changes ...store.Change) (st
 			continue // the lease was changed in between: look at it again
 		}
 		if err != nil {
-			return rev, err
+			return err
 		}
-		return rev, s.seen(c, rev)
+		return s.seen(c, rev)
 	}
 }
 

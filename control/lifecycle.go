@@ -53,6 +53,8 @@ func (s *Server) startMachine(w http.ResponseWriter, c *call) error {
 			return notFrom("start", m, st, "make a new machine: destroyed ones do not come back")
 		case volant.StateUpdating:
 			return notFrom("start", m, st, "wait until it is settled")
+		case volant.StateCreated, volant.StateSuspended, volant.StateStopped, volant.StateFailed: // it is woken
+		case volant.StateStarting, volant.StateStarted, volant.StateSuspending: // its wish may have to change all the same
 		}
 		switch {
 		case len(m.Config.Services) == 0 && m.Run != volant.RunOn:
@@ -70,8 +72,7 @@ func (s *Server) startMachine(w http.ResponseWriter, c *call) error {
 func (s *Server) wake(ctx context.Context, m *volant.Machine, by string) error {
 	for n := 0; ; n++ {
 		err := s.Machines.Start(ctx, volant.MachineID(m.ID), by)
-		var e *volant.Error
-		again := errors.Is(err, volant.ErrNotFound) || errors.As(err, &e) && e.Kind == volant.ErrPrecondition && m.Run == volant.RunOff
+		again := errors.Is(err, volant.ErrNotFound) || errors.Is(err, volant.ErrPrecondition) && m.Run == volant.RunOff
 		if !again || n == 250 {
 			return err
 		}
@@ -84,8 +85,7 @@ func (s *Server) wake(ctx context.Context, m *volant.Machine, by string) error {
 }
 
 func (s *Server) wish(c *call, m *volant.Machine, run volant.Run) error {
-	_, err := s.commit(c, m, wished(m, run))
-	return err
+	return s.commit(c, m, wished(m, run))
 }
 
 func (s *Server) stopMachine(w http.ResponseWriter, c *call) error {
@@ -103,6 +103,8 @@ func (s *Server) stopMachine(w http.ResponseWriter, c *call) error {
 			end.By = "" // it is what was asked for, or on its way there
 		case volant.StateDestroying, volant.StateDestroyed:
 			return notFrom("stop", m, st, "it is being destroyed: wait until it is")
+		case volant.StateCreated, volant.StateStarting, volant.StateStarted, volant.StateSuspending, volant.StateSuspended,
+			volant.StateUpdating: // its host knows how to stop it
 		}
 		if end.By != "" {
 			err := s.Machines.Sleep(ctx, volant.MachineID(m.ID), "stop", end)

@@ -59,7 +59,7 @@ func TestLogsMergeMachinesAndEventsInOrderOfTime(t *testing.T) {
 		if got := logged(t, p, client.Logs{Tail: 100, NoEvents: true, Since: "1m"}); !slices.Equal(got, []string{"stderr an hour later"}) {
 			t.Errorf("since a minute: %q", got)
 		}
-		c.Close() //nolint:errcheck // the machine goes next
+		c.Close() // the machine goes next
 		if err := p.API.DestroyMachine(t.Context(), "web", id, true); err != nil {
 			t.Fatal(err)
 		}
@@ -91,7 +91,7 @@ func TestLogsFollowMachinesThatAreYetToCome(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer c.Close() //nolint:errcheck // the test is over
+		defer c.Close() // the test is over
 		synctest.Wait()
 		p.Guests()[p.Machines("web")[0].ID].Print("stdout", "here I am")
 		time.Sleep(3 * time.Second)

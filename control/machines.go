@@ -320,7 +320,7 @@ func (s *Server) cordon(on bool) handler {
 
 // change writes a machine's wish, waits until it can be read, and audits it.
 func (s *Server) change(w http.ResponseWriter, c *call, a *volant.App, m *volant.Machine, rule string, edit func(*volant.Machine) error) error {
-	if _, err := s.commit(c, m, store.Edit(m.Key(), edit)); err != nil {
+	if err := s.commit(c, m, store.Edit(m.Key(), edit)); err != nil {
 		return err
 	}
 	s.audit(c, a.Org, a.App, volant.MachineID(m.ID), rule, "machine "+m.ID+": "+strings.ReplaceAll(rule, "_", " "))

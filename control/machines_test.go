@@ -231,10 +231,19 @@ func TestALeaseHoldsOthersOff(t *testing.T) {
 			t.Error("the machine shows the nonce")
 		}
 		refused := []struct{ method, path, body string }{
-			{"POST", "", body("", "")}, {"PATCH", "", `{"config":{}}`}, {"DELETE", "?force=true", ""},
-			{"POST", "/start", ""}, {"POST", "/stop", ""}, {"POST", "/restart", ""}, {"POST", "/suspend", ""},
-			{"POST", "/cordon", ""}, {"POST", "/uncordon", ""}, {"POST", "/signal", `{"signal":9}`},
-			{"PATCH", "/metadata", `{"metadata":{"a":"b"}}`}, {"POST", "/lease", `{"ttl":5}`}, {"DELETE", "/lease", ""},
+			{"POST", "", body("", "")},
+			{"PATCH", "", `{"config":{}}`},
+			{"DELETE", "?force=true", ""},
+			{"POST", "/start", ""},
+			{"POST", "/stop", ""},
+			{"POST", "/restart", ""},
+			{"POST", "/suspend", ""},
+			{"POST", "/cordon", ""},
+			{"POST", "/uncordon", ""},
+			{"POST", "/signal", `{"signal":9}`},
+			{"PATCH", "/metadata", `{"metadata":{"a":"b"}}`},
+			{"POST", "/lease", `{"ttl":5}`},
+			{"DELETE", "/lease", ""},
 		}
 		for _, nonce := range []string{"", "wrong"} {
 			r.nonce = nonce

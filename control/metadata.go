@@ -88,7 +88,7 @@ func (s *Server) editMetadata(w http.ResponseWriter, c *call, version, updatedAt
 	if err != nil {
 		return err
 	}
-	_, err = s.commit(c, m, store.Edit(m.Key(), func(m *volant.Machine) error {
+	err = s.commit(c, m, store.Edit(m.Key(), func(m *volant.Machine) error {
 		if err := isVersion(m, version); err != nil {
 			return err
 		}

@@ -1,6 +1,7 @@
 package control_test
 
 import (
+	"net/http"
 	"net/http/httptest"
 	"strings"
 	"testing"
@@ -12,7 +13,7 @@ import (
 
 func scrape(t *testing.T, p *volanttest.Platform, token string) string {
 	t.Helper()
-	req := httptest.NewRequest("GET", "/metrics", nil)
+	req := httptest.NewRequest(http.MethodGet, "/metrics", nil)
 	req.Header.Set("Authorization", "Bearer "+token)
 	rec := httptest.NewRecorder()
 	p.Node.API().ServeHTTP(rec, req)
@@ -29,7 +30,7 @@ func TestMetricsTellOfAppsThatTheTokenMayRead(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer c.Close() //nolint:errcheck // the test is over
+		defer c.Close() // the test is over
 		synctest.Wait()
 		id := p.Machines("web")[0].ID
 		got := scrape(t, p, p.Token())

@@ -127,7 +127,7 @@ func (s *Server) wantedRegions(expr string) ([]volant.Region, error) {
 			out = append(out, r)
 		}
 	}
-	for _, word := range strings.Split(cmp.Or(expr, string(s.Region)+",any"), ",") {
+	for word := range strings.SplitSeq(cmp.Or(expr, string(s.Region)+",any"), ",") {
 		word = strings.TrimSpace(word)
 		for _, r := range known { // a word without a server is passed over: the next one may have some
 			if word == "any" || word == string(r) || word == places[r].geo {

@@ -35,10 +35,9 @@ type Route struct {
 // Answer is what a route answers when all went well.
 type Answer struct {
 	Status int
-	Also   []int // further statuses with the same body
-	Body   any   // a value of the JSON's type; nil: empty
-	Stream any   // a value of the type of each line, where the answer is or can be application/x-ndjson
-	Text   bool  // the body is text/plain
+	Body   any  // a value of the JSON's type; nil: empty
+	Stream any  // a value of the type of each line, where the answer is or can be application/x-ndjson
+	Text   bool // the body is text/plain
 }
 
 // Served says whether the route does something.
@@ -74,8 +73,7 @@ func stream(line any) Answer  { return Answer{Status: http.StatusOK, Stream: lin
 // unserved is of an operation that clients know and this server refuses, for the time being, with a remedy.
 func unserved() Answer { return Answer{Status: http.StatusNotImplemented} }
 
-func text() Answer                    { return Answer{Status: http.StatusOK, Text: true} }
-func (a Answer) or(status int) Answer { a.Also = append(a.Also, status); return a }
+func text() Answer { return Answer{Status: http.StatusOK, Text: true} }
 
 func (a Answer) orStream(line any) Answer { a.Stream = line; return a }
 

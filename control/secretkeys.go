@@ -129,7 +129,7 @@ func (s *Server) generateSecretKey(w http.ResponseWriter, c *call) error {
 }
 
 // addKey adds a key. It never takes the place of one: what that encrypted would be lost.
-func (s *Server) addKey(w http.ResponseWriter, c *call, make func(*api.SetSecretKey) (*secret.Key, error)) error {
+func (s *Server) addKey(w http.ResponseWriter, c *call, from func(*api.SetSecretKey) (*secret.Key, error)) error {
 	a, _, err := s.app(c)
 	if err != nil {
 		return err
@@ -142,7 +142,7 @@ func (s *Server) addKey(w http.ResponseWriter, c *call, make func(*api.SetSecret
 	if !secretName.MatchString(name) {
 		return volant.Invalidf("key %q: use 1 to 128 letters, digits and underscores, with no digit first", cut(name))
 	}
-	key, err := make(&in)
+	key, err := from(&in)
 	if err != nil {
 		return err
 	}

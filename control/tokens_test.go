@@ -3,6 +3,7 @@ package control_test
 import (
 	"errors"
 	"fmt"
+	"net/http"
 	"net/http/httptest"
 	"testing"
 	"time"
@@ -159,7 +160,7 @@ func TestFlyV1IsAcceptedBesideBearer(t *testing.T) {
 			"Bearer " + p.Token(): 200, "bearer " + p.Token(): 200, "FlyV1 " + p.Token(): 200,
 			"Basic " + p.Token(): 401, p.Token(): 401, "FlyV1 ": 401,
 		} {
-			req := httptest.NewRequest("GET", "/v1/apps", nil)
+			req := httptest.NewRequest(http.MethodGet, "/v1/apps", nil)
 			req.Header.Set("Authorization", header)
 			rec := httptest.NewRecorder()
 			p.Node.API().ServeHTTP(rec, req)

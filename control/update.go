@@ -124,7 +124,7 @@ func (s *Server) tryConfig(c *call, m *volant.Machine, in *machineInput, next fu
 	have, _ := s.Catalog.Snapshot().Have(volant.MachineID(m.ID))
 	awake := have.State.Awake() || have.State == volant.StateStarting
 	var written volant.Machine
-	_, err = s.commit(c, m, store.Edit(m.Key(), func(now *volant.Machine) error {
+	err = s.commit(c, m, store.Edit(m.Key(), func(now *volant.Machine) error {
 		if err := isVersion(now, in.CurrentVersion); err != nil {
 			return err
 		}

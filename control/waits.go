@@ -35,7 +35,7 @@ func (c *call) waiting() (waiting, error) {
 		w.version = q.Get("instance_id")
 	}
 	for _, v := range q["state"] {
-		for _, st := range strings.Split(v, ",") {
+		for st := range strings.SplitSeq(v, ",") {
 			if st = strings.TrimSpace(st); !slices.Contains(waitStates, st) {
 				return w, volant.Invalidf("state=%q: use one of %s", st, strings.Join(waitStates, ", "))
 			}

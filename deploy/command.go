@@ -36,7 +36,7 @@ func (p *planner) command() bool {
 
 // commanded looks at the machine that runs the command.
 func (p *planner) commanded(c *ReleaseCommand, m Machine) {
-	why := ""
+	var why string
 	due := m.Created.Add(p.run.WaitTimeout)
 	if m.State == volant.StateStarted {
 		due = m.Since.Add(c.Timeout)

@@ -29,6 +29,7 @@ func current(v uint64) change { return func(o *deploy.Observation) { o.Current =
 func least(n int) change {
 	return func(o *deploy.Observation) { o.Releases[len(o.Releases)-1].Groups[0].Min = n }
 }
+
 func full(o *deploy.Observation) {
 	o.Full = "no host has room"
 }
@@ -66,11 +67,11 @@ func in(r volant.Region) func(*deploy.Machine) { return func(m *deploy.Machine) 
 func inPlaceOfA(m *deploy.Machine) { m.Replaces = "a" }
 
 // by changes the release named last.
-func by(strategy string, max ...float64) change {
+func by(strategy string, unavailable ...float64) change {
 	return func(o *deploy.Observation) {
 		r := &o.Releases[len(o.Releases)-1]
 		r.Strategy = strategy
-		for _, n := range max {
+		for _, n := range unavailable {
 			r.MaxUnavailable = n
 		}
 	}
@@ -105,6 +106,7 @@ func byDeploy(m *deploy.Machine) { m.ByDeploy, m.Cordoned, m.Acted = true, true,
 func since(ago time.Duration) func(*deploy.Machine) {
 	return func(m *deploy.Machine) { m.Since, m.Changed = now.Add(-ago), now.Add(-ago) }
 }
+
 func exits(n int) func(*deploy.Machine) {
 	return func(m *deploy.Machine) { m.Exits, m.LastExit = n, "its program ended with exit code 7" }
 }

@@ -12,9 +12,20 @@ import (
 
 func TestFilesThatNoGuestTakes(t *testing.T) {
 	for _, f := range []guest.File{
-		{Path: ""}, {Path: "/"}, {Path: "etc/x"}, {Path: "/etc/../x"}, {Path: "/etc/x/"}, {Path: "/etc//x"}, {Path: "/.."}, {Path: "/a\x00b"},
-		{Path: "/" + strings.Repeat("a", 4096)}, {Path: "/proc/sys/x"}, {Path: "/dev"}, {Path: "/sys/x"},
-		{Path: "/x", Mode: 0o4755}, {Path: "/x", Data: make([]byte, guest.MaxFile+1)},
+		{Path: ""},
+		{Path: "/"},
+		{Path: "etc/x"},
+		{Path: "/etc/../x"},
+		{Path: "/etc/x/"},
+		{Path: "/etc//x"},
+		{Path: "/.."},
+		{Path: "/a\x00b"},
+		{Path: "/" + strings.Repeat("a", 4096)},
+		{Path: "/proc/sys/x"},
+		{Path: "/dev"},
+		{Path: "/sys/x"},
+		{Path: "/x", Mode: 0o4755},
+		{Path: "/x", Data: make([]byte, guest.MaxFile+1)},
 	} {
 		if err := f.Check(); !errors.Is(err, volant.ErrInvalid) {
 			t.Errorf("%.40q, mode %#o: %v, want kind invalid", f.Path, f.Mode, err)

@@ -17,7 +17,7 @@ import (
 // webOf answers each request with what the status says, and notes the last one.
 func webOf(status *atomic.Int64, last *atomic.Pointer[http.Request]) func(net.Conn) {
 	return func(c net.Conn) {
-		defer c.Close() //nolint:errcheck // the test is over
+		defer c.Close() // the test is over
 		req, err := http.ReadRequest(bufio.NewReader(c))
 		if err != nil {
 			return
@@ -50,7 +50,7 @@ func TestHTTPChecksAsk(t *testing.T) {
 			t.Errorf("with status 200: %+v", v.Checks)
 		}
 		req := last.Load()
-		if req.Method != "POST" || req.RequestURI != "/health?x=1" || req.Host != "web.test" || req.Header.Get("X-Forwarded-Proto") != "https" {
+		if req.Method != http.MethodPost || req.RequestURI != "/health?x=1" || req.Host != "web.test" || req.Header.Get("X-Forwarded-Proto") != "https" {
 			t.Errorf("the app was asked %s %s of %s, %v", req.Method, req.RequestURI, req.Host, req.Header)
 		}
 		for _, c := range []struct {

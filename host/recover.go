@@ -61,7 +61,7 @@ func Recover(s volant.State, vm, snapshot, sameBoot bool) Remedy {
 	case volant.StateStopping:
 		return RemedyStop
 	case volant.StateCreated, volant.StateSuspended, volant.StateStopped, volant.StateFailed,
-		volant.StateDestroying, volant.StateDestroyed:
+		volant.StateDestroying, volant.StateDestroyed, volant.StateUpdating: // the last is on no record
 	}
 	return RemedyNone
 }

@@ -141,7 +141,7 @@ func echoTCP(ln net.Listener) {
 		if err != nil {
 			return
 		}
-		io.WriteString(c, host(c.RemoteAddr())+"\n") //nolint:errcheck // the client sees it
+		io.WriteString(c, host(c.RemoteAddr())+"\n") // the client sees it
 		c.Close()                                    // as above
 	}
 }

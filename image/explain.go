@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"slices"
 	"strings"
 	"syscall"
 	"unicode"
@@ -52,10 +53,8 @@ func (f *fetcher) refused(e *transport.Error) error {
 	reg, name := f.ref.Registry, f.ref.Registry+"/"+f.ref.Repository
 	code := func(want ...transport.ErrorCode) bool {
 		for _, d := range e.Errors {
-			for _, w := range want {
-				if d.Code == w {
-					return true
-				}
+			if slices.Contains(want, d.Code) {
+				return true
 			}
 		}
 		return false

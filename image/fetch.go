@@ -304,12 +304,12 @@ func (b *blobReader) begin() error {
 	if b.at > 0 {
 		head.Set("Range", fmt.Sprintf("bytes=%d-", b.at))
 	}
-	resp, err := b.f.get(b.ctx, "/blobs/"+string(b.digest), head)
+	resp, err := b.f.get(b.ctx, "/blobs/"+string(b.digest), head) //nolint:bodyclose // by broken or Close
 	if err != nil {
 		return err
 	}
 	b.body = resp.Body
-	skip := int64(0)
+	var skip int64
 	switch from, ok := contentRange(resp); {
 	case resp.StatusCode == http.StatusOK:
 		skip = b.at // it does not do ranges

@@ -2,6 +2,7 @@ package image
 
 import (
 	"regexp"
+	"slices"
 	"strings"
 
 	"github.com/google/go-containerregistry/pkg/name"
@@ -93,13 +94,5 @@ var kinds = []string{"oci-archive", "oci", "docker-archive"}
 // IsFile says whether a reference names a file or directory, which the one who has it must upload.
 func IsFile(ref string) bool {
 	kind, _, ok := strings.Cut(ref, ":")
-	if !ok {
-		return false
-	}
-	for _, k := range kinds {
-		if kind == k {
-			return true
-		}
-	}
-	return false
+	return ok && slices.Contains(kinds, kind)
 }

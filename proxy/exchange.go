@@ -216,7 +216,7 @@ func (g *httpCaller) head(u *upConn, out *http.Request) (*http.Response, error) 
 
 // two speaks HTTP/2 without TLS with the machine.
 func (g *httpCaller) two(d *netRoad, u *upConn) end {
-	cc, err := h2Transport.NewClientConn(u)
+	cc, err := h2Transport.NewClientConn(u) //nolint:staticcheck // that of net/http dials itself
 	if err != nil {
 		return g.failed(d, err)
 	}
@@ -244,7 +244,7 @@ func (g *httpCaller) two(d *netRoad, u *upConn) end {
 	return g.deliver(d, resp)
 }
 
-var h2Transport = &http2.Transport{AllowHTTP: true, DisableCompression: true}
+var h2Transport = &http2.Transport{AllowHTTP: true, DisableCompression: true} //nolint:staticcheck // the same
 
 // sentOn ends an exchange whose response was fly-replay.
 func (g *httpCaller) sentOn(d *netRoad) end {
@@ -377,7 +377,7 @@ func (g *httpCaller) change(d *netRoad, u *upConn, resp *http.Response) end {
 	}
 	e := early{}
 	if n := rw.Reader.Buffered(); n > 0 {
-		e.data, _ = rw.Reader.Peek(n) // they are there
+		e.data, _ = rw.Peek(n) // they are there
 	}
 	g.switched = true
 	if strings.EqualFold(got, "websocket") {

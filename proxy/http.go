@@ -101,7 +101,7 @@ func (s *server) lead(g *httpCaller, r *route) {
 	}()
 	for n := 0; ; n++ {
 		d := newNetRoad(g.c.ctx, p, r, g.c.at, g.c.client, g)
-		d.waiter.wish, d.road.http = g.wish, g.x
+		d.wish, d.road.http = g.wish, g.x
 		d.run()
 		p.open.Add(-1)
 		if g.again == nil || g.status > 0 {

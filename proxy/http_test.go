@@ -120,11 +120,12 @@ func (s *site) bootWeb(n int) *webApp {
 			most(&a.mostConns, a.conns.Add(1))
 		case http.StateClosed, http.StateHijacked:
 			a.conns.Add(-1)
+		case http.StateActive, http.StateIdle:
 		}
 	}}
 	go srv.Serve(l) //nolint:errcheck // ends with the test
 	s.t.Cleanup(func() {
-		srv.Close() //nolint:errcheck // the same
+		srv.Close() // the same
 		for a.busy.Load() > 0 {
 			time.Sleep(time.Second)
 		}
@@ -373,7 +374,7 @@ func TestWebsocketsHoldASlotForLife(t *testing.T) {
 		fmt.Fprint(c, "GET /ws HTTP/1.1\r\nHost: web.test\r\nConnection: keep-alive, Upgrade\r\nUpgrade: websocket\r\n\r\n")
 		br := bufio.NewReader(c)
 		resp, err := http.ReadResponse(br, nil)
-		if err != nil || resp.StatusCode != 101 || resp.Header.Get("Upgrade") != "websocket" {
+		if err != nil || resp.StatusCode != http.StatusSwitchingProtocols || resp.Header.Get("Upgrade") != "websocket" {
 			t.Fatalf("got %v, %v", resp, err)
 		}
 		hello := make([]byte, 5)
@@ -442,7 +443,9 @@ func TestStreamsArriveAsTheyAreSent(t *testing.T) {
 			if err != nil || line != fmt.Sprintf("data: %d\n", i) || time.Since(began).Round(time.Second) != time.Duration(i)*time.Second {
 				t.Errorf("event %d came after %s: %q, %v", i, time.Since(began), line, err)
 			}
-			br.ReadString('\n')
+			if _, err := br.ReadString('\n'); err != nil {
+				t.Error(err)
+			}
 		}
 	})
 }
@@ -476,7 +479,7 @@ func TestBodiesAndTrailersPassBothWays(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		io.ReadAll(resp.Body)
+		io.Copy(io.Discard, resp.Body)
 		resp.Body.Close()
 		if resp.Trailer.Get("X-Sum") != "42" {
 			t.Errorf("trailer: %v", resp.Trailer)
@@ -548,7 +551,7 @@ func TestAClientThatGoesAwayFreesItsSlot(t *testing.T) {
 		s.table(nil, nil, machineIn(1, 1, proxy.PhaseServing))
 		ctx, cancel := context.WithCancel(t.Context())
 		go func() {
-			req, _ := http.NewRequestWithContext(ctx, "GET", "http://web.test/slow", nil)
+			req, _ := http.NewRequestWithContext(ctx, http.MethodGet, "http://web.test/slow", nil)
 			if resp, err := s.browser(false).Do(req); err == nil {
 				resp.Body.Close()
 			}
@@ -674,7 +677,9 @@ func TestTLSAlone(t *testing.T) {
 		if st := c.ConnectionState(); st.NegotiatedProtocol != "mqtt" || st.Version != tls.VersionTLS13 {
 			t.Errorf("negotiated %q, version %x", st.NegotiatedProtocol, st.Version)
 		}
-		c.CloseWrite()
+		if err := c.CloseWrite(); err != nil {
+			t.Error(err)
+		}
 		if b, err := io.ReadAll(c); err != nil || len(b) != 0 {
 			t.Errorf("after half-close: %q, %v", b, err)
 		}
@@ -721,7 +726,9 @@ func TestPostgresTLS(t *testing.T) {
 		c := s.dial()
 		ask := func(code uint32, want byte) {
 			t.Helper()
-			c.Write([]byte{0, 0, 0, 8, byte(code >> 24), byte(code >> 16), byte(code >> 8), byte(code)})
+			if _, err := c.Write([]byte{0, 0, 0, 8, byte(code >> 24), byte(code >> 16), byte(code >> 8), byte(code)}); err != nil {
+				t.Fatal(err)
+			}
 			b := make([]byte, 1)
 			if _, err := io.ReadFull(c, b); err != nil || b[0] != want {
 				t.Fatalf("request %d: %q, %v", code, b, err)
@@ -731,7 +738,9 @@ func TestPostgresTLS(t *testing.T) {
 		ask(80877103, 'S')
 		s.mustEcho(tls.Client(c, &tls.Config{RootCAs: s.roots, ServerName: "web.test"}))
 		plain := s.dial()
-		plain.Write([]byte{0, 0, 0, 8, 0, 3, 0, 0}) // a start without TLS
+		if _, err := plain.Write([]byte{0, 0, 0, 8, 0, 3, 0, 0}); err != nil { // a start without TLS
+			t.Fatal(err)
+		}
 		b, err := io.ReadAll(plain)
 		if err != nil || !bytes.Contains(b, []byte("sslmode=require")) {
 			t.Errorf("without TLS: %q, %v", b, err)
@@ -756,7 +765,7 @@ func TestHostileRequestsAreRefused(t *testing.T) {
 		} {
 			c := s.dial()
 			go io.WriteString(c, raw)
-			c.SetReadDeadline(time.Now().Add(time.Minute))
+			c.SetReadDeadline(time.Now().Add(time.Minute)) //nolint:errcheck // the read tells
 			resp, err := http.ReadResponse(bufio.NewReader(c), nil)
 			if err != nil {
 				t.Errorf("%s: %v", name, err)
@@ -824,7 +833,7 @@ func TestHTTPOnRealSockets(t *testing.T) {
 	}
 	srv := &http.Server{Handler: a}
 	go srv.Serve(l)   //nolint:errcheck // ends with the test
-	defer srv.Close() //nolint:errcheck // the same
+	defer srv.Close() // the same
 	p, err := proxy.New(proxy.Config{})
 	if err != nil {
 		t.Fatal(err)
@@ -845,7 +854,7 @@ func TestHTTPOnRealSockets(t *testing.T) {
 	if err := p.SetTable(ctx, tab); err != nil {
 		t.Fatal(err)
 	}
-	dialSoon(t, at).Close() //nolint:errcheck // it listens
+	dialSoon(t, at).Close() // it listens
 	c := &http.Client{Transport: &http.Transport{}}
 	defer c.CloseIdleConnections()
 	for i := range 20 {
@@ -854,7 +863,7 @@ func TestHTTPOnRealSockets(t *testing.T) {
 			t.Fatal(err)
 		}
 		b, err := io.ReadAll(resp.Body)
-		resp.Body.Close() //nolint:errcheck // it was read
+		resp.Body.Close() // it was read
 		if want := fmt.Sprintf("GET %s /%d", at, i); err != nil || string(b) != want {
 			t.Errorf("got %q, %v; want %q", b, err, want)
 		}

@@ -79,7 +79,7 @@ func (d *doomed) serve(w http.ResponseWriter, r *http.Request) {
 	case 3:
 		w.Header().Set("Fly-Replay", "elsewhere=true")
 	default:
-		io.Copy(w, r.Body) //nolint:errcheck // the client may be gone
+		io.Copy(w, r.Body) // the client may be gone
 		fmt.Fprint(w, "end")
 	}
 }
@@ -222,13 +222,13 @@ func TestWhatIsLeftOfABodyIsNoRequest(t *testing.T) {
 					c := s.dial()
 					fmt.Fprintf(c, "POST %s HTTP/1.1\r\nHost: web.test\r\nContent-Length: 100000\r\n\r\nabc", path)
 					time.Sleep(pause)
-					go io.WriteString(c, strings.Repeat(hidden, 100)) //nolint:errcheck // it may be refused
+					go io.WriteString(c, strings.Repeat(hidden, 100)) // it may be refused
 					br := bufio.NewReader(c)
 					resp, err := http.ReadResponse(br, nil)
 					if err != nil || resp.StatusCode != want || !resp.Close {
 						t.Fatalf("got %v, %v; want a %d that closes", resp, err, want)
 					}
-					io.Copy(io.Discard, resp.Body) //nolint:errcheck // what comes next matters
+					io.Copy(io.Discard, resp.Body) // what comes next matters
 					if b, err := io.ReadAll(br); err != nil || len(b) > 0 {
 						t.Errorf("after the response: %q, %v", b, err)
 					}
@@ -273,7 +273,7 @@ func TestWebsocketsOfAMachineAreAskedToLeave(t *testing.T) {
 			defer c.Close()
 			fmt.Fprint(rw, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
 			rw.Flush()
-			io.Copy(c, rw) //nolint:errcheck // until it ends
+			io.Copy(c, rw) // until it ends
 		})
 		m := machineIn(1, 1, proxy.PhaseServing)
 		s.table(nil, nil, m)
@@ -344,9 +344,9 @@ func TestNoSmuggling(t *testing.T) {
 		} {
 			before := a.served.Load()
 			c := s.dial()
-			go io.WriteString(c, "POST /seen HTTP/1.1\r\nHost: web.test\r\nConnection: close\r\n"+head+hidden) //nolint:errcheck // it may be refused
+			go io.WriteString(c, "POST /seen HTTP/1.1\r\nHost: web.test\r\nConnection: close\r\n"+head+hidden) // it may be refused
 			br := bufio.NewReader(c)
-			c.SetReadDeadline(time.Now().Add(time.Minute))
+			c.SetReadDeadline(time.Now().Add(time.Minute)) //nolint:errcheck // the read tells
 			for n := 0; ; n++ {
 				resp, err := http.ReadResponse(br, nil)
 				if err != nil {

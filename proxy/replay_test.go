@@ -26,7 +26,7 @@ func (s *site) bootHandler(n int, h http.HandlerFunc) {
 	srv := &http.Server{Handler: h}
 	go srv.Serve(l) //nolint:errcheck // ends with the test
 	s.t.Cleanup(func() {
-		srv.Close()                 //nolint:errcheck // the same
+		srv.Close()                 // the same
 		time.Sleep(2 * time.Second) // of the bubble, for handlers to end
 	})
 }

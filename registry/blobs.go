@@ -88,12 +88,14 @@ func (g *Registry) upload(r *request) error {
 	defer u.mu.Unlock()
 	switch r.Method {
 	case http.MethodGet, http.MethodHead:
-		return g.progress(r, u, http.StatusNoContent)
+		g.progress(r, u, http.StatusNoContent)
+		return nil
 	case http.MethodPatch:
 		if err := g.appendTo(r, u); err != nil {
 			return err
 		}
-		return g.progress(r, u, http.StatusAccepted)
+		g.progress(r, u, http.StatusAccepted)
+		return nil
 	case http.MethodPut:
 		d, err := wantDigest(r.URL.Query().Get("digest"))
 		if err != nil {
@@ -136,7 +138,8 @@ func (g *Registry) begin(r *request) error {
 	defer u.mu.Unlock()
 	r.rest = id
 	if d == "" {
-		return g.progress(r, u, http.StatusAccepted)
+		g.progress(r, u, http.StatusAccepted)
+		return nil
 	}
 	defer g.forget(id)
 	if err := u.up.Append(r.Context(), r.body()); err != nil {
@@ -215,14 +218,13 @@ func (r *request) place() string { return "/v2/" + r.name + "/blobs/uploads/" + 
 // have is the range of bytes that an upload has, as the specification writes it.
 func have(u *upload) string { return fmt.Sprintf("0-%d", max(u.up.Size()-1, 0)) }
 
-func (g *Registry) progress(r *request, u *upload, code int) error {
+func (g *Registry) progress(r *request, u *upload, code int) {
 	h := r.w.Header()
 	h.Set("Location", r.place())
 	h.Set("Range", have(u))
 	h.Set("Docker-Upload-Uuid", r.rest)
 	h.Set("Content-Length", "0")
 	r.w.WriteHeader(code)
-	return nil
 }
 
 func (g *Registry) commit(r *request, u *upload, d volant.Digest) error {

@@ -128,6 +128,7 @@ func stateOf(h *volant.Have) State {
 		return Failed
 	case volant.StateSuspending, volant.StateStopping, volant.StateDestroying, volant.StateDestroyed:
 		return Leaving
+	case volant.StateUpdating: // no host says so
 	}
 	return Unknown
 }

@@ -98,8 +98,8 @@ func ParseKey(typ string, value []byte) (*Key, error) {
 func parseEC(der []byte) ([]byte, error) {
 	key, err := x509.ParseECPrivateKey(der)
 	if err != nil {
-		if any, err2 := x509.ParsePKCS8PrivateKey(der); err2 == nil {
-			key, _ = any.(*ecdsa.PrivateKey) // another kind of key is nil, and refused below
+		if parsed, err2 := x509.ParsePKCS8PrivateKey(der); err2 == nil {
+			key, _ = parsed.(*ecdsa.PrivateKey) // another kind of key is nil, and refused below
 		}
 	}
 	if key == nil || key.Curve != elliptic.P256() {
@@ -182,7 +182,7 @@ func (k *Key) Sign(text []byte) ([]byte, error) {
 
 // Verify says that a signature is not the text's, or nil.
 func (k *Key) Verify(text, sig []byte) error {
-	ok := false
+	var ok bool
 	switch {
 	case k.hash() != nil:
 		want, err := k.Sign(text)

@@ -45,7 +45,7 @@ func TestKeysSignOrEncryptAndReadBack(t *testing.T) {
 			for i := range sealed {
 				bad := bytes.Clone(sealed)
 				bad[i] ^= 1
-				if _, err := k.Decrypt(bad, nil); err == nil && !(typ == "nacl_box" && i == 31) { // X25519 leaves out a bit
+				if _, err := k.Decrypt(bad, nil); err == nil && (typ != "nacl_box" || i != 31) { // X25519 leaves out a bit
 					t.Errorf("%s: byte %d changed, and it decrypts", typ, i)
 				}
 				if _, err := k.Decrypt(sealed[:i], nil); err == nil {

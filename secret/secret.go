@@ -145,7 +145,7 @@ func (b *Box) Open(aad string, sealed []byte) ([]byte, error) {
 // has not the key cannot try out values.
 func (b *Box) Digest(aad string, plain []byte) string {
 	mac := hmac.New(sha256.New, b.digest)
-	fmt.Fprintf(mac, "%d:%s", len(aad), aad)
+	mac.Write(fmt.Appendf(nil, "%d:%s", len(aad), aad))
 	mac.Write(plain)
 	return hex.EncodeToString(mac.Sum(nil)[:8])
 }

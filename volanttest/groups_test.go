@@ -262,7 +262,7 @@ func TestAMachineWithAutoDestroyGoesWhenItsProgramHasEnded(t *testing.T) {
 		defer p.Close()
 		ctx := context.Background()
 		p.Deploy("web", volanttest.Image)
-		make := func(destroy bool, schedule string) string {
+		machine := func(destroy bool, schedule string) string {
 			m, err := p.API.CreateMachine(ctx, "web", api.CreateMachine{Config: volant.MachineConfig{
 				Image: string(volanttest.Image), Init: volant.Init{Cmd: []string{"exit", "0"}}, AutoDestroy: destroy, Schedule: schedule,
 			}})
@@ -271,7 +271,7 @@ func TestAMachineWithAutoDestroyGoesWhenItsProgramHasEnded(t *testing.T) {
 			}
 			return m.ID
 		}
-		gone, stays, hourly := make(true, ""), make(false, ""), make(false, "hourly")
+		gone, stays, hourly := machine(true, ""), machine(false, ""), machine(false, "hourly")
 		time.Sleep(time.Minute)
 		for id, want := range map[string]string{gone: "destroyed", stays: "stopped", hourly: "stopped"} {
 			if m, err := p.API.Machine(ctx, "web", id); err == nil && m.State != want || err != nil && id != gone {

@@ -16,7 +16,7 @@ import (
 
 func newConfig(g *globals) *cobra.Command {
 	cmd := &cobra.Command{Use: "config", Short: "Look at an app's config file"}
-	cmd.AddCommand(newConfigValidate(g), newConfigShow(g))
+	cmd.AddCommand(newConfigValidate(g), newConfigShow())
 	return cmd
 }
 
@@ -51,7 +51,7 @@ func newConfigValidate(g *globals) *cobra.Command {
 	return cmd
 }
 
-func newConfigShow(g *globals) *cobra.Command {
+func newConfigShow() *cobra.Command {
 	var file string
 	opt := appfile.Options{HasImage: true}
 	cmd := &cobra.Command{

@@ -64,7 +64,7 @@ func (d *deployment) image(ctx context.Context, ref string) (volant.Digest, erro
 		req.Auth = &a
 	}
 	p := newProgress(d.out, d.json)
-	digest, err := d.Client.Resolve(ctx, req, func(pr api.Progress) { p.show("Pulling", pr.Done, pr.Total) })
+	digest, err := d.Resolve(ctx, req, func(pr api.Progress) { p.show("Pulling", pr.Done, pr.Total) })
 	p.end()
 	if err == nil {
 		d.sayf("Image %s: %s.", digest, parsed)
@@ -113,12 +113,12 @@ func (d *deployment) upload(ctx context.Context, src *image.Source) (volant.Dige
 	sent := int64(0)
 	p := newProgress(d.out, d.json)
 	err := src.Each(func(im image.Progress) { p.show("Uploading", im.Done, im.Total) }, func(b image.Blob, r io.Reader) error {
-		has, err := d.Client.HasBlob(ctx, b.Digest)
+		has, err := d.HasBlob(ctx, b.Digest)
 		if err != nil || has {
 			return err
 		}
 		sent += b.Size
-		return d.Client.PutBlob(ctx, b.Digest, b.Size, r)
+		return d.PutBlob(ctx, b.Digest, b.Size, r)
 	})
 	p.end()
 	if err != nil {

@@ -145,7 +145,7 @@ func connect(ts *testscript.TestScript, neg bool, args []string) {
 	if (err != nil) != neg {
 		ts.Fatalf("connect to %s: %v", args[0], err)
 	}
-	fmt.Fprintln(ts.Stdout(), "answered") //nolint:errcheck // a string's builder
+	fmt.Fprintln(ts.Stdout(), "answered") // a string's builder
 }
 
 func layout(ts *testscript.TestScript, _ bool, args []string) {

@@ -47,7 +47,7 @@ func ourPIDs() []int {
 		if err != nil {
 			continue // nothing runs there
 		}
-		for _, w := range strings.Fields(string(b)) {
+		for w := range strings.FieldsSeq(string(b)) {
 			if pid, err := strconv.Atoi(w); err == nil {
 				pids = append(pids, pid)
 			}

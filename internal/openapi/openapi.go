@@ -134,10 +134,7 @@ func (s *schemas) responses(r control.Route) object {
 		content["application/x-ndjson"] = object{"schema": line}
 	}
 	out := object{"default": object{"$ref": "#/components/responses/Error"}}
-	for _, code := range append([]int{r.Answer.Status}, r.Answer.Also...) {
-		if code >= http.StatusBadRequest {
-			continue
-		}
+	if code := r.Answer.Status; code < http.StatusBadRequest {
 		res := object{"description": http.StatusText(code)}
 		if len(content) > 0 && code != http.StatusNoContent {
 			res["content"] = content

@@ -4,6 +4,7 @@ import (
 	"encoding"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net/netip"
 	"path"
 	"reflect"
@@ -56,8 +57,8 @@ func (s *schemas) ask(t reflect.Type) {
 	case reflect.Pointer, reflect.Slice, reflect.Map, reflect.Array:
 		s.ask(t.Elem())
 	case reflect.Struct:
-		for i := range t.NumField() {
-			s.ask(t.Field(i).Type)
+		for f := range t.Fields() {
+			s.ask(f.Type)
 		}
 	default:
 	}
@@ -137,8 +138,7 @@ func (s *schemas) component(t reflect.Type) object {
 
 // fields adds a struct's fields, those of embedded structs as if they were its own.
 func (s *schemas) fields(t reflect.Type, props object, required *[]string) {
-	for i := range t.NumField() {
-		f := t.Field(i)
+	for f := range t.Fields() {
 		name, opts, _ := strings.Cut(f.Tag.Get("json"), ",")
 		if f.Anonymous && name == "" {
 			s.fields(f.Type, props, required)
@@ -185,8 +185,6 @@ func (s *schemas) fail(t reflect.Type) {
 
 func clone(o object) object {
 	c := object{}
-	for k, v := range o {
-		c[k] = v
-	}
+	maps.Copy(c, o)
 	return c
 }

@@ -150,7 +150,8 @@ func TestCommands(t *testing.T) {
 		{"ram-counter", "2"},
 		{"env A_KEY", "a value"},
 		{"peer", c.LocalAddr().String()},
-		{"dial " + c.RemoteAddr().String(), "connected"}, {"log one line", ""},
+		{"dial " + c.RemoteAddr().String(), "connected"},
+		{"log one line", ""},
 		{"exit 3", ""},
 		{"bad", "0"},
 	} {
