@@ -9,8 +9,13 @@ import (
 
 func TestFilesThatAreWrong(t *testing.T) {
 	for _, f := range []volant.File{
-		{GuestPath: "a", RawValue: "YQ=="}, {GuestPath: "/a/../b", RawValue: "YQ=="}, {GuestPath: "/a"}, {GuestPath: "/a", RawValue: "YQ==", SecretName: "A"},
-		{GuestPath: "/a", RawValue: "%"}, {GuestPath: "/a", SecretName: "A", Mode: 0o4755}, {GuestPath: "/proc/a", SecretName: "A"},
+		{GuestPath: "a", RawValue: "YQ=="},
+		{GuestPath: "/a/../b", RawValue: "YQ=="},
+		{GuestPath: "/a"},
+		{GuestPath: "/a", RawValue: "YQ==", SecretName: "A"},
+		{GuestPath: "/a", RawValue: "%"},
+		{GuestPath: "/a", SecretName: "A", Mode: 0o4755},
+		{GuestPath: "/proc/a", SecretName: "A"},
 	} {
 		if err := f.Check(); !errors.Is(err, volant.ErrInvalid) {
 			t.Errorf("%+v: %v", f, err)

@@ -281,7 +281,7 @@ func TestWebsocketsOfAMachineAreAskedToLeave(t *testing.T) {
 			c := s.dial()
 			fmt.Fprint(c, "GET /ws HTTP/1.1\r\nHost: web.test\r\nConnection: Upgrade\r\nUpgrade: WebSocket\r\n\r\n")
 			br := bufio.NewReader(c)
-			if resp, err := http.ReadResponse(br, nil); err != nil || resp.StatusCode != 101 {
+			if resp, err := http.ReadResponse(br, nil); err != nil || resp.StatusCode != http.StatusSwitchingProtocols {
 				t.Fatalf("got %v, %v", resp, err)
 			}
 			return c, br

@@ -44,7 +44,7 @@ type row struct {
 }
 
 func main() {
-	err := error(nil)
+	var err error
 	if len(os.Args) > 2 && os.Args[1] == "role-volant" {
 		err = runVolant(os.Args[2])
 	} else {

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/volant-edge/volant/datadir"
@@ -81,8 +82,8 @@ func (b *bench) start(start func(netip.AddrPort) (target, error)) (target, error
 }
 
 func (b *bench) close() {
-	for i := len(b.ends) - 1; i >= 0; i-- {
-		b.ends[i]()
+	for _, end := range slices.Backward(b.ends) {
+		end()
 	}
 }
 
