@@ -70,9 +70,7 @@ func (h *Host) Events(id volant.MachineID, limit int) []volant.Event {
 	if m == nil {
 		return nil
 	}
-	m.mu.Lock()
-	all := m.rec.Events
-	m.mu.Unlock()
+	all := *m.events.Load()
 	out := slices.Clone(all[max(0, len(all)-limit):])
 	slices.Reverse(out)
 	return out

@@ -55,6 +55,9 @@ type machine struct {
 	doing    Action
 	cancel   context.CancelFunc // of the step that is done
 
+	// events are those of the record, for readers who must not wait while it is written.
+	events atomic.Pointer[[]volant.Event]
+
 	// The loop's alone.
 	vm       microvm.VM
 	watchers *watchers
@@ -88,6 +91,7 @@ func newMachine(h *Host, rec record) *machine {
 	}
 	v := m.haveLocked()
 	m.have.Store(&v)
+	m.tellEventsLocked()
 	return m
 }
 
@@ -256,8 +260,19 @@ func (m *machine) writeLocked(p point, change func(r *record)) error {
 	if err := m.h.journal.save(p, &next); err != nil {
 		return err
 	}
-	m.rec = next
+	m.recordLocked(next)
 	return nil
+}
+
+// recordLocked makes r the machine's record.
+func (m *machine) recordLocked(r record) {
+	m.rec = r
+	m.tellEventsLocked()
+}
+
+func (m *machine) tellEventsLocked() {
+	events := m.rec.Events
+	m.events.Store(&events)
 }
 
 // note is write for what is so already: it changes memory even if the disk fails.
@@ -268,7 +283,7 @@ func (m *machine) note(p point, change func(r *record)) {
 	if err := m.h.journal.save(p, &next); err != nil {
 		m.log.Error("record not written", "point", string(p), "err", err)
 	}
-	m.rec = next
+	m.recordLocked(next)
 }
 
 func (m *machine) changedLocked(change func(r *record)) record {

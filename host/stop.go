@@ -207,6 +207,7 @@ func (m *machine) destroy(ctx context.Context) error {
 	m.mu.Lock()
 	m.rec.State, m.rec.Since, m.rec.Reason = volant.StateDestroyed, time.Now(), "removed"
 	m.rec.happened(volant.EventDestroy, volant.StateDestroyed, volant.SourceHost)
+	m.tellEventsLocked()
 	m.rec.Snapshot, m.rec.Generation, m.link = nil, m.rec.Machine.Generation, Link{}
 	m.mu.Unlock()
 	m.publish()
