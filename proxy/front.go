@@ -297,6 +297,18 @@ func (f *fronts) leave() {
 	}
 }
 
+// enter counts a request among what Run waits for; false when it waits already. A server's goroutines are not
+// counted otherwise.
+func (f *fronts) enter() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.closed {
+		return false
+	}
+	f.p.sessions.Add(1)
+	return true
+}
+
 // close ends all that is left.
 func (f *fronts) close() {
 	f.mu.Lock()

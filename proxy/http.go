@@ -49,6 +49,10 @@ func (x *exchange) failed(detail string) {
 func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	c := r.Context().Value(frontKey{}).(*frontConn) //nolint:forcetypeassert // ConnContext put it there
 	p := s.f.p
+	if !s.f.enter() {
+		panic(http.ErrAbortHandler) // the proxy has stopped
+	}
+	defer p.sessions.Done()
 	entry := p.route(c.at)
 	began := time.Now()
 	x := &exchange{
