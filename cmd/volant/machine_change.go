@@ -12,6 +12,7 @@ import (
 
 	volant "github.com/volant-edge/volant"
 	"github.com/volant-edge/volant/api"
+	"github.com/volant-edge/volant/image"
 )
 
 // machineChange is what `volant machine update` changes.
@@ -111,6 +112,9 @@ func newMachineClone(g *globals) *cobra.Command {
 	var region, name string
 	cmd := g.askMachine("clone ID", "Make another machine with the config of one", cobra.ExactArgs(1), func(c *call, app string, m api.Machine) error {
 		cfg := m.Config
+		if image.IsFile(cfg.Image) {
+			cfg.Image = m.ImageRef.Digest // the server has it already, and does not have the file
+		}
 		cfg.Metadata = maps.Clone(cfg.Metadata)
 		delete(cfg.Metadata, volant.MetadataManaged) // scaling shall not destroy what was made by hand
 		if region == "" {
