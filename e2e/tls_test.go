@@ -60,7 +60,7 @@ min = 1
 		if err != nil {
 			t.Fatalf("%s: %v", when, err)
 		}
-		defer res.Body.Close() //nolint:errcheck // it was read
+		defer res.Body.Close()
 		b, err := io.ReadAll(res.Body)
 		if id := machines(t, s, "shop")[0].ID; err != nil || res.StatusCode != http.StatusOK || strings.TrimSpace(string(b)) != "hostname "+id {
 			t.Errorf("%s: %s %q, %v; want the name of machine %s", when, res.Status, b, err, id)
@@ -81,7 +81,7 @@ min = 1
 	if err != nil {
 		t.Errorf("while the server is dead: %v", err)
 	} else {
-		res.Body.Close() //nolint:errcheck // only its coming counts
+		res.Body.Close()
 	}
 	if err := s.Run(ctx); err != nil {
 		t.Fatal(err)
