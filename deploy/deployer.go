@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
-	"sync"
 	"time"
 
 	volant "github.com/volant-edge/volant"
@@ -35,14 +34,12 @@ type Deployer struct {
 	fleet Fleet
 	why   why.Log
 	log   *slog.Logger
-
-	mu    sync.Mutex // guards pokes
-	pokes map[volant.AppID]chan struct{}
+	pokes perapp.Pokes
 }
 
 // New returns a Deployer of the fleet.
 func New(fleet Fleet, cfg Config) *Deployer {
-	d := &Deployer{fleet: fleet, why: cfg.Why, log: cfg.Log, pokes: map[volant.AppID]chan struct{}{}}
+	d := &Deployer{fleet: fleet, why: cfg.Why, log: cfg.Log}
 	if d.log == nil {
 		d.log = slog.New(slog.DiscardHandler)
 	}
@@ -53,35 +50,15 @@ func New(fleet Fleet, cfg Config) *Deployer {
 }
 
 // Poke says that something about the app changed: a record, or what a host says of a machine.
-func (d *Deployer) Poke(app volant.AppID) {
-	select {
-	case d.poke(app) <- struct{}{}:
-	default: // one is waiting already
-	}
-}
+func (d *Deployer) Poke(app volant.AppID) { d.pokes.Poke(app) }
 
 // ForgetApp drops all of an app that is deleted.
-func (d *Deployer) ForgetApp(app volant.AppID) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	delete(d.pokes, app)
-}
-
-func (d *Deployer) poke(app volant.AppID) chan struct{} {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	c := d.pokes[app]
-	if c == nil {
-		c = make(chan struct{}, 1)
-		d.pokes[app] = c
-	}
-	return c
-}
+func (d *Deployer) ForgetApp(app volant.AppID) { d.pokes.Forget(app) }
 
 // Work brings the app's releases about until ctx is done or the term is lost.
 func (d *Deployer) Work(ctx context.Context, app volant.AppID, term perapp.Term) error {
 	r := &rollout{d: d, app: app, term: term, blocked: map[string]perapp.Backoff{}}
-	l := perapp.Loop[*act]{Actor: r, Term: term, Poke: d.poke(app), Log: d.log.With("app", app)}
+	l := perapp.Loop[*act]{Actor: r, Term: term, Poke: d.pokes.Of(app), Log: d.log.With("app", app)}
 	return l.Run(ctx)
 }
 

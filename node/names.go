@@ -10,6 +10,7 @@ import (
 	volant "github.com/volant-edge/volant"
 	"github.com/volant-edge/volant/catalog"
 	"github.com/volant-edge/volant/cert"
+	"github.com/volant-edge/volant/control"
 	"github.com/volant-edge/volant/proxy"
 	"github.com/volant-edge/volant/secret"
 	"github.com/volant-edge/volant/why"
@@ -56,7 +57,7 @@ func (n *names) certs(snap *catalog.Snapshot, a *volant.App, now time.Time) []pr
 			unsigned[c.Hostname] = unsigned[c.Hostname] || n.issued != nil && n.issued.Permits(strings.TrimPrefix(c.Hostname, "*."))
 			continue
 		}
-		key, err := n.box.Open("cert/"+c.Hostname, c.Sealed)
+		key, err := n.box.Open(control.CertificatePlace(c.Hostname), c.Sealed)
 		if err != nil {
 			n.alarm(a, c.Hostname, now, "certificate_unreadable", "the key of the certificate for "+c.Hostname+" cannot be opened: "+err.Error())
 			continue

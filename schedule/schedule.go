@@ -5,7 +5,6 @@ import (
 	"errors"
 	"log/slog"
 	"slices"
-	"sync"
 	"time"
 
 	volant "github.com/volant-edge/volant"
@@ -31,14 +30,12 @@ type Keeper struct {
 	fleet Fleet
 	why   why.Log
 	log   *slog.Logger
-
-	mu    sync.Mutex // guards pokes
-	pokes map[volant.AppID]chan struct{}
+	pokes perapp.Pokes
 }
 
 // New returns a Keeper of the fleet.
 func New(fleet Fleet, cfg Config) *Keeper {
-	k := &Keeper{fleet: fleet, why: cfg.Why, log: cfg.Log, pokes: map[volant.AppID]chan struct{}{}}
+	k := &Keeper{fleet: fleet, why: cfg.Why, log: cfg.Log}
 	if k.log == nil {
 		k.log = slog.New(slog.DiscardHandler)
 	}
@@ -49,35 +46,15 @@ func New(fleet Fleet, cfg Config) *Keeper {
 }
 
 // Poke says that something about the app changed.
-func (k *Keeper) Poke(app volant.AppID) {
-	select {
-	case k.poke(app) <- struct{}{}:
-	default: // one is waiting already
-	}
-}
+func (k *Keeper) Poke(app volant.AppID) { k.pokes.Poke(app) }
 
 // ForgetApp drops all of an app that is deleted.
-func (k *Keeper) ForgetApp(app volant.AppID) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	delete(k.pokes, app)
-}
-
-func (k *Keeper) poke(app volant.AppID) chan struct{} {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	c := k.pokes[app]
-	if c == nil {
-		c = make(chan struct{}, 1)
-		k.pokes[app] = c
-	}
-	return c
-}
+func (k *Keeper) ForgetApp(app volant.AppID) { k.pokes.Forget(app) }
 
 // Work looks after the app's machines until ctx is done or the term is lost.
 func (k *Keeper) Work(ctx context.Context, app volant.AppID, term perapp.Term) error {
 	w := &watch{k: k, app: app, term: term, rests: map[volant.MachineID]perapp.Backoff{}}
-	l := perapp.Loop[*Step]{Actor: w, Term: term, Poke: k.poke(app), Log: k.log.With("app", app)}
+	l := perapp.Loop[*Step]{Actor: w, Term: term, Poke: k.pokes.Of(app), Log: k.log.With("app", app)}
 	return l.Run(ctx)
 }
 
