@@ -189,6 +189,9 @@ func (s *Server) deleteSecret(w http.ResponseWriter, c *call) error {
 	return nil
 }
 
+// SecretPlace is what a secret's value is sealed for.
+func SecretPlace(app volant.AppID, name string) string { return string(app) + "/" + name }
+
 // changeSecrets sets and, where a value is nil, unsets secrets in one step.
 func (s *Server) changeSecrets(c *call, a *volant.App, values map[string]*string) (*volant.Secrets, error) {
 	names := slices.Sorted(maps.Keys(values))
@@ -201,7 +204,7 @@ func (s *Server) changeSecrets(c *call, a *volant.App, values map[string]*string
 		if err := checkSecret(name, *v); err != nil {
 			return nil, err
 		}
-		place := string(a.App) + "/" + name
+		place := SecretPlace(a.App, name)
 		box, err := s.Secrets.Seal(place, []byte(*v))
 		if err != nil {
 			return nil, err

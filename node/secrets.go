@@ -4,6 +4,7 @@ import (
 	"fmt"
 
 	volant "github.com/volant-edge/volant"
+	"github.com/volant-edge/volant/control"
 	"github.com/volant-edge/volant/host"
 )
 
@@ -21,7 +22,7 @@ func (p *Platform) appInside(id volant.AppID) (host.App, error) {
 	}
 	app.Secrets = make(map[string]string, len(rec.Values))
 	for name, s := range rec.Values {
-		plain, err := p.Secrets.Open(string(id)+"/"+name, s.Sealed)
+		plain, err := p.Secrets.Open(control.SecretPlace(id, name), s.Sealed)
 		if err != nil {
 			return app, fmt.Errorf("secret %s: %w", name, err)
 		}

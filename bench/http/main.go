@@ -14,13 +14,12 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
-	"runtime"
 	"slices"
 	"syscall"
 	"time"
 
-	"golang.org/x/sys/unix"
-
+	"github.com/volant-edge/volant/bench/proc"
+	"github.com/volant-edge/volant/bench/stat"
 	"github.com/volant-edge/volant/proxy"
 )
 
@@ -66,7 +65,7 @@ func run() error {
 	rounds := flag.Int("rounds", 12, "rounds in turn; at least 10 for a number to be quoted")
 	length := flag.Duration("time", 1500*time.Millisecond, "length of one measurement")
 	flag.Parse()
-	if err := onCore(loadCore); err != nil {
+	if err := proc.OnCore(loadCore, nil); err != nil {
 		return err
 	}
 	b, err := newBench()
@@ -84,27 +83,6 @@ func run() error {
 			return err
 		}
 		fmt.Println(string(line))
-	}
-	return nil
-}
-
-// onCore keeps this process, which is the load, on one core.
-func onCore(core int) error {
-	runtime.GOMAXPROCS(1)
-	var set unix.CPUSet
-	set.Set(core)
-	tasks, err := os.ReadDir("/proc/self/task")
-	if err != nil {
-		return err
-	}
-	for _, t := range tasks {
-		var tid int
-		if _, err := fmt.Sscan(t.Name(), &tid); err != nil {
-			return err
-		}
-		if err := unix.SchedSetaffinity(tid, &set); err != nil {
-			return fmt.Errorf("keep the load on core %d: %w", core, err)
-		}
 	}
 	return nil
 }
@@ -133,7 +111,7 @@ func (b *bench) measure(m measure, rounds int, length time.Duration) (row, error
 		for k := range b.targets {
 			j := (k + i + 1) % len(b.targets)
 			t := b.targets[j]
-			before, err := cpuTime(t.pid)
+			before, err := proc.CPUTime(t.pid)
 			if err != nil {
 				return row{}, err
 			}
@@ -141,7 +119,7 @@ func (b *bench) measure(m measure, rounds int, length time.Duration) (row, error
 			if err != nil {
 				return row{}, fmt.Errorf("%s of %s: %w", m.name, t.name, err)
 			}
-			after, err := cpuTime(t.pid)
+			after, err := proc.CPUTime(t.pid)
 			if err != nil {
 				return row{}, err
 			}
@@ -157,37 +135,7 @@ func (b *bench) measure(m measure, rounds int, length time.Duration) (row, error
 	}
 	slices.Sort(ratios)
 	return row{
-		Name: m.name, Unit: m.unit, Peer: b.targets[1].name, Value: median(values[0]), PeerValue: median(values[1]),
-		Ratio: median(ratios), Spread: ratios[len(ratios)*3/4] - ratios[len(ratios)/4], CPU: median(cpus[0]), PeerCPU: median(cpus[1]),
+		Name: m.name, Unit: m.unit, Peer: b.targets[1].name, Value: stat.Median(values[0]), PeerValue: stat.Median(values[1]),
+		Ratio: stat.Median(ratios), Spread: ratios[len(ratios)*3/4] - ratios[len(ratios)/4], CPU: stat.Median(cpus[0]), PeerCPU: stat.Median(cpus[1]),
 	}, nil
-}
-
-// cpuTime is what a process has used, to the nanosecond.
-func cpuTime(pid int) (time.Duration, error) {
-	tasks, err := os.ReadDir(fmt.Sprintf("/proc/%d/task", pid))
-	if err != nil {
-		return 0, err
-	}
-	var sum time.Duration
-	for _, t := range tasks {
-		b, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%s/schedstat", pid, t.Name()))
-		if err != nil {
-			continue // the thread ended
-		}
-		var ns int64
-		if _, err := fmt.Sscan(string(b), &ns); err != nil {
-			return 0, err
-		}
-		sum += time.Duration(ns)
-	}
-	return sum, nil
-}
-
-func median(v []float64) float64 {
-	v = slices.Clone(v)
-	slices.Sort(v)
-	if len(v)%2 == 1 {
-		return v[len(v)/2]
-	}
-	return (v[len(v)/2-1] + v[len(v)/2]) / 2
 }

@@ -17,13 +17,14 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
-	"runtime"
 	"slices"
 	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/volant-edge/volant/bench/proc"
+	"github.com/volant-edge/volant/bench/stat"
 	"github.com/volant-edge/volant/proxy"
 )
 
@@ -78,7 +79,11 @@ func run() error {
 	target := flag.Int("target", 0, "which one to hold: 0 is Volant, 1 HAProxy, 2 the bare loop")
 	profile := flag.Duration("hold", 0, "only load Volant for this long, for a profiler")
 	flag.Parse()
-	if err := onCore(loadCore, *first); err != nil {
+	var each func(tid int) error
+	if *first {
+		each = realtime
+	}
+	if err := proc.OnCore(loadCore, each); err != nil {
 		return err
 	}
 	b, err := newBench(*first)
@@ -114,35 +119,12 @@ func run() error {
 	return nil
 }
 
-// onCore keeps this process, which is the load, on one core.
-func onCore(core int, first bool) error {
-	runtime.GOMAXPROCS(1)
-	var set unix.CPUSet
-	set.Set(core)
-	tasks, err := os.ReadDir("/proc/self/task")
+func realtime(tid int) error {
+	err := unix.SchedSetAttr(tid, &unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: unix.SCHED_RR, Priority: priority}, 0)
 	if err != nil {
-		return err
-	}
-	for _, t := range tasks {
-		var tid int
-		if _, err := fmt.Sscan(t.Name(), &tid); err != nil {
-			return err
-		}
-		if err := unix.SchedSetaffinity(tid, &set); err != nil {
-			return fmt.Errorf("keep the load on core %d: %w", core, err)
-		}
-		if !first {
-			continue
-		}
-		if err := realtime(tid); err != nil {
-			return fmt.Errorf("give the load priority: %w", err)
-		}
+		return fmt.Errorf("give the load priority: %w", err)
 	}
 	return nil
-}
-
-func realtime(tid int) error {
-	return unix.SchedSetAttr(tid, &unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: unix.SCHED_RR, Priority: priority}, 0)
 }
 
 // measure is one thing that is measured.
@@ -182,14 +164,14 @@ func (b *bench) measure(m measure, rounds int, length time.Duration) ([]row, err
 		peer := b.targets[j]
 		r := row{
 			Name: "tcp_" + m.name, Unit: m.unit, Peer: peer.name, Reach: m.reach[peer.kind],
-			Value: median(rates(samples[0])) * m.scale, PeerValue: median(rates(samples[j])) * m.scale,
-			CPU: median(cpus(samples[0])) / m.scale, PeerCPU: median(cpus(samples[j])) / m.scale,
+			Value: stat.Median(rates(samples[0])) * m.scale, PeerValue: stat.Median(rates(samples[j])) * m.scale,
+			CPU: stat.Median(cpus(samples[0])) / m.scale, PeerCPU: stat.Median(cpus(samples[j])) / m.scale,
 		}
 		var ratios []float64
 		for i := range samples[0] {
 			ratios = append(ratios, samples[0][i].rate/samples[j][i].rate)
 		}
-		r.Ratio = median(ratios)
+		r.Ratio = stat.Median(ratios)
 		slices.Sort(ratios)
 		r.Spread = ratios[len(ratios)*3/4] - ratios[len(ratios)/4]
 		r.OK = r.Ratio >= r.Reach
@@ -199,7 +181,7 @@ func (b *bench) measure(m measure, rounds int, length time.Duration) ([]row, err
 }
 
 func (b *bench) sample(m measure, t target, length time.Duration) (sample, error) {
-	before, err := cpuTime(t.pid)
+	before, err := proc.CPUTime(t.pid)
 	if err != nil {
 		return sample{}, err
 	}
@@ -209,7 +191,7 @@ func (b *bench) sample(m measure, t target, length time.Duration) (sample, error
 		return sample{}, err
 	}
 	took := time.Since(begin).Seconds()
-	after, err := cpuTime(t.pid)
+	after, err := proc.CPUTime(t.pid)
 	if err != nil {
 		return sample{}, err
 	}
@@ -229,27 +211,6 @@ func (b *bench) hold(name string, length time.Duration, target int) error {
 	return nil
 }
 
-// cpuTime is what a process has used, to the nanosecond.
-func cpuTime(pid int) (time.Duration, error) {
-	tasks, err := os.ReadDir(fmt.Sprintf("/proc/%d/task", pid))
-	if err != nil {
-		return 0, err
-	}
-	var sum time.Duration
-	for _, t := range tasks {
-		b, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%s/schedstat", pid, t.Name()))
-		if err != nil {
-			continue // the thread ended
-		}
-		var ns int64
-		if _, err := fmt.Sscan(string(b), &ns); err != nil {
-			return 0, err
-		}
-		sum += time.Duration(ns)
-	}
-	return sum, nil
-}
-
 func rates(ss []sample) (out []float64) {
 	for _, s := range ss {
 		out = append(out, s.rate)
@@ -262,15 +223,6 @@ func cpus(ss []sample) (out []float64) {
 		out = append(out, s.cpu)
 	}
 	return out
-}
-
-func median(v []float64) float64 {
-	v = slices.Clone(v)
-	slices.Sort(v)
-	if len(v)%2 == 1 {
-		return v[len(v)/2]
-	}
-	return (v[len(v)/2-1] + v[len(v)/2]) / 2
 }
 
 // pinned is a command kept on the proxy's core.
