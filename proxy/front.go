@@ -15,6 +15,8 @@ import (
 	"time"
 
 	proxyproto "github.com/pires/go-proxyproto"
+
+	"github.com/volant-edge/volant/why"
 )
 
 // frontConn is a client's connection to a port with handlers.
@@ -150,19 +152,24 @@ func (f *fronts) serve(ctx context.Context, c *frontConn) (kept bool) {
 	return false
 }
 
+// refused makes the record of a connection, or of a request x on it, that came to no app's queue.
+func (f *fronts) refused(r *route, c *frontConn, x *exchange, by rule) why.Record {
+	now := time.Now()
+	rd := road{id: f.p.lastID.Add(1), epoch: f.p.cfg.Epoch, start: now, route: r, client: c.client, local: c.at, http: x}
+	rd.refused(by, now)
+	f.p.roads.put(&rd)
+	return rd.record()
+}
+
 // refuse leaves a record of a connection that came to no app's queue.
 func (f *fronts) refuse(ctx context.Context, r *route, c *frontConn, why rule, detail string) {
 	if own := r.of(c.sni); own != nil {
 		r = own
 	}
-	now := time.Now()
-	rd := road{id: f.p.lastID.Add(1), epoch: f.p.cfg.Epoch, start: now, route: r, client: c.client, local: c.at}
-	rd.refused(why, now)
-	f.p.roads.put(&rd)
+	rec := f.refused(r, c, nil, why)
 	if r.app != nil {
 		r.app.counts.refused[why].Add(1)
 	}
-	rec := rd.record()
 	if c.sni != "" {
 		rec.Attrs["host"] = printable(c.sni)
 	}

@@ -148,11 +148,7 @@ func (r *route) forRequest(c *frontConn, req *http.Request) (*route, rule) {
 
 // refuseRequest leaves a record of a request that came to no app's queue.
 func (f *fronts) refuseRequest(r *route, c *frontConn, x *exchange, why rule) {
-	now := time.Now()
-	rd := road{id: f.p.lastID.Add(1), epoch: f.p.cfg.Epoch, start: now, route: r, client: c.client, local: c.at, http: x}
-	rd.refused(why, now)
-	f.p.roads.put(&rd)
-	f.p.note(rd.record())
+	f.p.note(f.refused(r, c, x, why))
 }
 
 // answer answers a request in the proxy's own name.
