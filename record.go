@@ -3,6 +3,7 @@ package volant
 import (
 	"crypto/sha256"
 	"encoding/hex"
+	"slices"
 	"time"
 )
 
@@ -25,6 +26,8 @@ const (
 	KindLease   Kind = "lease"
 	// KindVersions are the earlier configs of a machine.
 	KindVersions Kind = "versions"
+	KindPlace    Kind = "place"
+	KindJoin     Kind = "join"
 )
 
 // SchemaMajor is the newest major version of records this binary reads. A reader refuses newer
@@ -106,8 +109,14 @@ type Node struct {
 	Meta
 	Name   string   `json:"name"`
 	Region Region   `json:"region"`
-	Roles  []string `json:"roles"` // edge, host, control
+	Roles  []string `json:"roles"` // RoleEdge, …
+	Mesh   Mesh     `json:"mesh,omitzero"`
+	// Draining is the operator's flag: no new machines come here, and those that are here go elsewhere.
+	Draining bool `json:"draining,omitempty"`
 }
+
+// Has says whether the node has a role.
+func (n *Node) Has(role string) bool { return slices.Contains(n.Roles, role) }
 
 // Secrets are all secrets of an app. Its ID is SecretsID. Values are sealed with the servers' key.
 type Secrets struct {

@@ -67,6 +67,10 @@ func (n *next) put(rec volant.Record) {
 		n.putLease(r)
 	case *volant.Image:
 		n.images = n.images.with(r.ID, r)
+	case *volant.Place:
+		n.places = n.places.with(volant.Region(r.ID), r)
+	case *volant.JoinToken:
+		n.joins = n.joins.with(r.ID, r)
 	}
 }
 
@@ -107,6 +111,10 @@ func (n *next) drop(rec volant.Record) {
 		n.certs = n.certs.without(r.ID)
 	case *volant.Image:
 		n.images = n.images.without(r.ID)
+	case *volant.Place:
+		n.places = n.places.without(volant.Region(r.ID))
+	case *volant.JoinToken:
+		n.joins = n.joins.without(r.ID)
 	case *volant.Secrets:
 		if r.ID != volant.SecretsID {
 			return
@@ -234,6 +242,10 @@ func (n *next) byKey(key string) volant.Record {
 		}
 	case volant.KindImage:
 		return found(n.images.get(id))
+	case volant.KindPlace:
+		return found(n.places.get(volant.Region(id)))
+	case volant.KindJoin:
+		return found(n.joins.get(id))
 	case volant.KindLease:
 		return found(n.leases.get(volant.MachineID(id)))
 	case volant.KindAppName, volant.KindVersions: // read from the store when they are used

@@ -23,6 +23,8 @@ type Snapshot struct {
 	owner     table[volant.MachineID, volant.AppID]
 	leases    table[volant.MachineID, *volant.Lease]
 	images    table[string, *volant.Image]
+	places    table[volant.Region, *volant.Place]
+	joins     table[string, *volant.JoinToken]
 	onNode    table[volant.NodeID, table[volant.MachineID, *volant.Machine]]
 }
 
@@ -73,6 +75,29 @@ func (s *Snapshot) Node(id volant.NodeID) (*volant.Node, bool) { return s.nodes.
 
 // Nodes are all nodes, tombstones too, in no order.
 func (s *Snapshot) Nodes() iter.Seq2[volant.NodeID, *volant.Node] { return s.nodes.all() }
+
+// Place returns what operators know of a region.
+func (s *Snapshot) Place(r volant.Region) (*volant.Place, bool) {
+	p, ok := s.places.get(r)
+	if !ok || p.Tombstone {
+		return nil, false
+	}
+	return p, true
+}
+
+// Places are all that operators know of regions, in no order.
+func (s *Snapshot) Places() iter.Seq[*volant.Place] {
+	return func(yield func(*volant.Place) bool) {
+		for _, p := range s.places.all() {
+			if !p.Tombstone && !yield(p) {
+				return
+			}
+		}
+	}
+}
+
+// JoinTokens are all tokens by which servers may join, tombstones too, in no order.
+func (s *Snapshot) JoinTokens() iter.Seq2[string, *volant.JoinToken] { return s.joins.all() }
 
 // TokenByHash returns a token, be it a tombstone.
 func (s *Snapshot) TokenByHash(hash string) (*volant.Token, bool) { return s.tokens.get(hash) }

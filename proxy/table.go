@@ -4,6 +4,7 @@ import (
 	"net/netip"
 
 	volant "github.com/volant-edge/volant"
+	"github.com/volant-edge/volant/live"
 )
 
 // Table is all the proxy needs to know, whole, as the server says it. The proxy keeps the last one on
@@ -18,6 +19,19 @@ type Table struct {
 	// client asks for, so that only ports with a handler that knows one have a use there.
 	Shared []netip.Addr `json:"shared,omitempty"`
 	Certs  []Cert       `json:"certs,omitempty"`
+	// Mesh is this node's address in the mesh: the backhaul and the live feed listen there. Invalid: it is alone.
+	Mesh netip.Addr `json:"mesh,omitzero"`
+	// Peers are the other nodes of the mesh. Who is not among them is not spoken to, and not listened to.
+	Peers []Peer `json:"peers,omitempty"`
+}
+
+// Peer is another node.
+type Peer struct {
+	Node   volant.NodeID `json:"node"`
+	Addr   netip.Addr    `json:"addr"` // in the mesh
+	Region volant.Region `json:"region"`
+	// Want are the kinds of live facts to be had from it.
+	Want live.Kinds `json:"want,omitempty"`
 }
 
 // Cert is a certificate for a host name, which may begin with "*.".
@@ -69,12 +83,15 @@ type Port struct {
 
 // Machine is one machine an app's connections may go to.
 type Machine struct {
-	ID       volant.MachineID `json:"id"`
-	Seq      uint64           `json:"seq"` // of its Have; orders seals
-	Phase    Phase            `json:"phase"`
-	Addr     netip.Addr       `json:"addr,omitzero"` // valid while Serving
-	Cordoned bool             `json:"cordoned,omitempty"`
-	Draining bool             `json:"draining,omitempty"`
+	ID  volant.MachineID `json:"id"`
+	Seq uint64           `json:"seq"` // of its Have; orders seals
+	// Node is the host of a machine that is not on this node, and the zero value for those that are. Of such a
+	// machine the host's own live facts count, and here only what intent says: ID, Cordoned, Absent and Limits.
+	Node     volant.NodeID `json:"node,omitempty"`
+	Phase    Phase         `json:"phase"`
+	Addr     netip.Addr    `json:"addr,omitzero"` // valid while Serving
+	Cordoned bool          `json:"cordoned,omitempty"`
+	Draining bool          `json:"draining,omitempty"`
 	// AskLeave says that it drains for longer than its app lets clients stay: they are asked to leave, as their
 	// protocol can. None is closed.
 	AskLeave bool `json:"ask_leave,omitempty"`

@@ -45,6 +45,10 @@ func newOf(kind volant.Kind) volant.Record {
 		return new(volant.Versions)
 	case volant.KindImage:
 		return new(volant.Image)
+	case volant.KindPlace:
+		return new(volant.Place)
+	case volant.KindJoin:
+		return new(volant.JoinToken)
 	default:
 		return new(bare)
 	}
@@ -87,6 +91,10 @@ func kindOf(r volant.Record) volant.Kind {
 		return volant.KindVersions
 	case *volant.Image:
 		return volant.KindImage
+	case *volant.Place:
+		return volant.KindPlace
+	case *volant.JoinToken:
+		return volant.KindJoin
 	}
 	return ""
 }
