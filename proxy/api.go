@@ -81,7 +81,7 @@ func (s *api) conn(ctx context.Context, c net.Conn) error {
 			answer.Body, err = marshal(body)
 		}
 		if err != nil {
-			answer.Error = toWire(err)
+			answer.Error = volant.ToWire(err)
 		}
 		if err := send(c, answer); err != nil {
 			return err
@@ -191,7 +191,7 @@ func (s *api) watch(ctx context.Context, c net.Conn, r io.Reader) error {
 		Why:  func(r why.Record) { tell(eventWhy, r) },
 	})
 	if err != nil {
-		return errors.Join(err, send(c, frame{Error: toWire(err)}))
+		return errors.Join(err, send(c, frame{Error: volant.ToWire(err)}))
 	}
 	return failed
 }

@@ -131,7 +131,7 @@ func (c *Client) Watch(ctx context.Context, ev Events) error {
 		case err != nil:
 			return lost(err)
 		case f.Error != nil:
-			return f.Error.err()
+			return f.Error.Err()
 		}
 		if err := ev.take(f); err != nil {
 			return err
@@ -220,7 +220,7 @@ func (c *Client) call(ctx context.Context, op string, in, out any) error {
 		return c.err
 	case f := <-answer:
 		if f.Error != nil {
-			return f.Error.err()
+			return f.Error.Err()
 		}
 		if out == nil {
 			return nil

@@ -3,7 +3,6 @@ package proxy
 import (
 	"encoding/binary"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 
@@ -19,12 +18,12 @@ const (
 // frame is one message. A request has ID and Op; its answer the same ID and Body or Error; an event has
 // Event and Body.
 type frame struct {
-	V     int             `json:"v"`
-	ID    uint64          `json:"id,omitempty"`
-	Op    string          `json:"op,omitempty"`
-	Event string          `json:"event,omitempty"`
-	Body  json.RawMessage `json:"body,omitempty"`
-	Error *wireError      `json:"error,omitempty"`
+	V     int               `json:"v"`
+	ID    uint64            `json:"id,omitempty"`
+	Op    string            `json:"op,omitempty"`
+	Event string            `json:"event,omitempty"`
+	Body  json.RawMessage   `json:"body,omitempty"`
+	Error *volant.WireError `json:"error,omitempty"`
 }
 
 // The operations and events.
@@ -47,44 +46,6 @@ const (
 type sealRequest struct {
 	Machine volant.MachineID `json:"machine"`
 	Seq     uint64           `json:"seq"`
-}
-
-// wireError carries a volant.Error over the socket.
-type wireError struct {
-	Kind   string `json:"kind,omitempty"`
-	Text   string `json:"text"`
-	Remedy string `json:"remedy,omitempty"`
-}
-
-func kinds() map[string]error {
-	return map[string]error{
-		"not_found": volant.ErrNotFound, "exists": volant.ErrExists, "invalid": volant.ErrInvalid,
-		"unauthorized": volant.ErrUnauthorized, "forbidden": volant.ErrForbidden, "conflict": volant.ErrConflict,
-		"leased": volant.ErrLeased, "no_capacity": volant.ErrNoCapacity, "precondition": volant.ErrPrecondition,
-		"stale_term": volant.ErrStaleTerm, "unavailable": volant.ErrUnavailable,
-	}
-}
-
-func toWire(err error) *wireError {
-	w := &wireError{Text: err.Error()}
-	var e *volant.Error
-	if errors.As(err, &e) && err == error(e) { //nolint:errorlint // only the outermost has no more text than its own
-		w.Text, w.Remedy = e.Text, e.Remedy
-	}
-	for name, kind := range kinds() {
-		if errors.Is(err, kind) {
-			w.Kind = name
-		}
-	}
-	return w
-}
-
-func (w *wireError) err() error {
-	kind := kinds()[w.Kind]
-	if kind == nil {
-		return errors.New(w.Text)
-	}
-	return &volant.Error{Kind: kind, Text: w.Text, Remedy: w.Remedy}
 }
 
 // writeFrame writes one message in one piece.

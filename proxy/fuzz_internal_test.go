@@ -91,7 +91,7 @@ func FuzzSetTable(f *testing.F) {
 
 func TestErrorsKeepTheirKindOverTheSocket(t *testing.T) {
 	want := volant.Errorf(volant.ErrConflict, "older").WithRemedy("try again")
-	got := toWire(want).err()
+	got := volant.ToWire(want).Err()
 	if !errors.Is(got, volant.ErrConflict) || got.Error() != want.Error() {
 		t.Errorf("got %v, want %v", got, want)
 	}
