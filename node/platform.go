@@ -19,6 +19,7 @@ import (
 	"github.com/volant-edge/volant/host"
 	"github.com/volant-edge/volant/internal/perapp"
 	"github.com/volant-edge/volant/microvm"
+	"github.com/volant-edge/volant/peer"
 	"github.com/volant-edge/volant/registry"
 	"github.com/volant-edge/volant/scale"
 	"github.com/volant-edge/volant/schedule"
@@ -63,7 +64,12 @@ type Parts struct {
 	Local func(ctx context.Context, addrs []netip.Addr) error
 	// Dial connects for checks; the kernel's TCP if nil.
 	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
-	Log  *slog.Logger // nil discards
+	// Mesh is this node's address in the mesh; invalid: it is alone. PeerListen and PeerDial replace the kernel's TCP
+	// for calls between nodes.
+	Mesh       netip.Addr
+	PeerListen func(ctx context.Context, at netip.AddrPort) (net.Listener, error)
+	PeerDial   func(ctx context.Context, network, addr string) (net.Conn, error)
+	Log        *slog.Logger // nil discards
 }
 
 // Reasons keeps the reasons of decisions.
@@ -89,6 +95,8 @@ type Platform struct {
 	api     *control.Server
 	holding *holding
 	names   *names
+	calls   *peer.Client
+	peers   *peer.Server
 	ready   chan struct{}
 }
 
@@ -100,6 +108,7 @@ func NewPlatform(parts Parts) (*Platform, error) {
 	}
 	p.names = &names{domain: cmp.Or(p.Domain, DefaultDomain), issued: p.CA, box: p.Secrets, why: p.Reasons, log: p.Log}
 	p.cat = catalog.New(catalog.Config{Log: p.Log})
+	p.newPeers()
 	p.edge = newEdge(p.Proxy, p.heard(), p.proxyLost, p.Log)
 	p.Host.Node, p.Host.Region, p.Host.Epoch = p.Node, p.Region, p.Epoch
 	var err error
@@ -145,6 +154,7 @@ func (p *Platform) Run(ctx context.Context) error {
 			return nil
 		}
 		g.Go(func() error { p.edge.run(ctx); return nil })
+		g.Go(func() error { return named("peers", p.servePeers(ctx)) })
 		g.Go(func() error { return named("publish", p.publish(ctx)) })
 		g.Go(func() error { return named("terms", p.terms.Run(ctx)) })
 		g.Go(func() error { return named("scale", p.holder.Run(ctx)) })

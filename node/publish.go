@@ -107,7 +107,10 @@ func (u *publisher) tell(ctx context.Context, snap *catalog.Snapshot, changed ma
 		u.take(snap, id)
 	}
 	u.version++
-	t := proxy.Table{Epoch: u.p.Epoch, Version: u.version, Node: u.p.Node, Region: u.p.Region}
+	t := proxy.Table{Epoch: u.p.Epoch, Version: u.version, Node: u.p.Node, Region: u.p.Region, Mesh: u.p.Mesh}
+	if t.Mesh.IsValid() {
+		t.Peers = tablePeers(snap, u.p.Node)
+	}
 	for _, id := range slices.Sorted(maps.Keys(u.parts)) {
 		t.Apps = append(t.Apps, u.parts[id]...)
 		t.Certs = append(t.Certs, u.certs[id]...)
@@ -152,7 +155,7 @@ func (u *publisher) take(snap *catalog.Snapshot, id volant.AppID) {
 	if due := nextAsk(snap, a, now); !due.IsZero() {
 		u.asks[id] = due
 	}
-	parts := tableApps(snap, a, now)
+	parts := tableApps(snap, a, u.p.Node, now)
 	hosts := u.p.names.hosts(snap, a)
 	for i := range parts {
 		parts[i].Unscaled, parts[i].Hosts = !u.p.holding.holds(id), hosts

@@ -11,9 +11,9 @@ import (
 	"github.com/volant-edge/volant/proxy"
 )
 
-// tableApps is one app of the table: an entry for each group that has services. An app without a service or
+// tableApps is one app of the table of a node: an entry for each group that has services. An app without a service or
 // address is left out: nothing leads to it.
-func tableApps(snap *catalog.Snapshot, a *volant.App, now time.Time) []proxy.App {
+func tableApps(snap *catalog.Snapshot, a *volant.App, here volant.NodeID, now time.Time) []proxy.App {
 	var addrs []netip.Addr
 	for _, ad := range snap.Addresses(a.App) {
 		if ip, err := netip.ParseAddr(ad.IP); err == nil && !ad.Tombstone {
@@ -27,7 +27,7 @@ func tableApps(snap *catalog.Snapshot, a *volant.App, now time.Time) []proxy.App
 	groups := groupsOf(snap, a)
 	for i := range groups {
 		if g := &groups[i]; g.ok && !g.worker() {
-			out = append(out, tableGroup(snap, a, g, groups[0].name, addrs, now))
+			out = append(out, tableGroup(snap, a, g, groups[0].name, addrs, here, now))
 		}
 	}
 	return out
@@ -45,7 +45,9 @@ func sharedAddrs(snap *catalog.Snapshot, id volant.AppID) []netip.Addr {
 }
 
 // tableGroup is one group of an app, whose default group is def.
-func tableGroup(snap *catalog.Snapshot, a *volant.App, g *group, def string, addrs []netip.Addr, now time.Time) proxy.App {
+func tableGroup(
+	snap *catalog.Snapshot, a *volant.App, g *group, def string, addrs []netip.Addr, here volant.NodeID, now time.Time,
+) proxy.App {
 	s := g.scale.WithDefaults()
 	app := proxy.App{
 		ID: a.App, Group: g.name, Name: a.Name, Org: a.Org, NoWake: s.NoWake, CanGrow: !s.NoWake, Spill: s.Spill,
@@ -57,6 +59,14 @@ func tableGroup(snap *catalog.Snapshot, a *volant.App, g *group, def string, add
 	}
 	for _, m := range snap.Machines(a.App) {
 		if groupOf(m, def) != g.name {
+			continue
+		}
+		if m.Node != here {
+			if !m.Tombstone && m.Run != volant.RunDestroyed {
+				tm := proxy.Machine{ID: volant.MachineID(m.ID), Node: m.Node, Cordoned: m.Cordoned}
+				tm.Absent, tm.Limits = own(app.Services, m)
+				app.Machines = append(app.Machines, tm)
+			}
 			continue
 		}
 		if have, ok := snap.Have(volant.MachineID(m.ID)); ok {
