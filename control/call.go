@@ -105,6 +105,9 @@ func (s *Server) fail(w http.ResponseWriter, c *call, err error) {
 	reply(w, code, s.body(c, err))
 }
 
+// Fail answers a request with an error, as the API tells errors.
+func (s *Server) Fail(w http.ResponseWriter, r *http.Request, err error) { s.fail(w, &call{r: r}, err) }
+
 // body is what a caller is told of an error.
 func (s *Server) body(c *call, err error) api.Error {
 	code, word := status(err)

@@ -136,7 +136,9 @@ type Deps struct {
 	Measure func(ctx context.Context, apps []*volant.App, own bool) *metrics.Sample
 	CA      []byte        // certificate of the development CA, PEM; nil: none
 	Region  volant.Region // where machines made by hand go unless they say
-	Log     *slog.Logger  // nil discards
+	// Forward says who answers a request in place of this server; nil, or a nil Handler: it does.
+	Forward func() http.Handler
+	Log     *slog.Logger // nil discards
 }
 
 // Server serves the API.
@@ -195,6 +197,12 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if r.ContentLength != 0 {
 		// A connection that cannot have a deadline has no slow client.
 		_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(bodyWithin))
+	}
+	if s.Forward != nil {
+		if h := s.Forward(); h != nil {
+			h.ServeHTTP(w, r)
+			return
+		}
 	}
 	s.mux.ServeHTTP(w, r)
 }

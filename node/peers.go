@@ -3,9 +3,11 @@ package node
 import (
 	"context"
 	"net"
+	"net/http"
 	"net/netip"
 	"slices"
 	"strings"
+	"time"
 
 	volant "github.com/volant-edge/volant"
 	"github.com/volant-edge/volant/catalog"
@@ -70,6 +72,11 @@ func (p *Platform) servePeers(ctx context.Context) error {
 
 // newPeers makes both sides of calls between nodes.
 func (p *Platform) newPeers() {
+	if p.PeerDial == nil {
+		p.PeerDial = peer.Dial
+	}
 	p.calls = peer.NewClient(p.PeerDial)
 	p.peers = peer.New(peer.Config{Known: p.knownNode, Log: p.Log})
+	p.forwards = &http.Transport{DialContext: p.PeerDial, MaxIdleConnsPerHost: 16, IdleConnTimeout: time.Minute, DisableCompression: true}
+	p.serveForwarded()
 }

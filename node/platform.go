@@ -5,6 +5,7 @@ import (
 	"context"
 	"log/slog"
 	"net"
+	"net/http"
 	"net/netip"
 	"time"
 
@@ -97,7 +98,9 @@ type Platform struct {
 	names   *names
 	calls   *peer.Client
 	peers   *peer.Server
-	ready   chan struct{}
+	// forwards carries requests to the API on to control nodes.
+	forwards http.RoundTripper
+	ready    chan struct{}
 }
 
 // NewPlatform builds the rooms and joins them; nothing runs before Run.
@@ -133,7 +136,7 @@ func NewPlatform(parts Parts) (*Platform, error) {
 		Registry: reg,
 		Store:    p.Store, Catalog: p.cat, Machines: machines{p.fleet}, Images: p.Uploads,
 		Reasons: reasons{p.Reasons, p.edge.query}, Traffic: &p.traffic, Addresses: p.Addresses, Secrets: p.Secrets, Resolve: p.Resolve, Answers: p.Answers,
-		Nodes: p.nodes, Measure: p.Measure, Region: p.Region, CA: caOf(p.CA), Domain: p.names.domain, Log: p.Log,
+		Nodes: p.nodes, Measure: p.Measure, Region: p.Region, CA: caOf(p.CA), Domain: p.names.domain, Forward: p.forward, Log: p.Log,
 	})
 	return p, nil
 }

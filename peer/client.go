@@ -24,18 +24,23 @@ const (
 // Client calls other nodes.
 type Client struct{ http *http.Client }
 
-// NewClient returns a Client. dial replaces the kernel's TCP if it is not nil.
+// NewClient returns a Client. dial replaces the kernel's TCP if it is not nil; Dial otherwise.
 func NewClient(dial func(ctx context.Context, network, addr string) (net.Conn, error)) *Client {
 	if dial == nil {
-		d := &net.Dialer{Timeout: dialWithin, KeepAliveConfig: net.KeepAliveConfig{
-			Enable: true, Idle: 5 * time.Second, Interval: 2 * time.Second, Count: 3,
-		}}
-		dial = d.DialContext
+		dial = Dial
 	}
 	return &Client{&http.Client{Transport: &http.Transport{
 		DialContext: dial, MaxIdleConnsPerHost: 16, IdleConnTimeout: time.Minute, ResponseHeaderTimeout: headWithin,
 		DisableCompression: true,
 	}}}
+}
+
+// Dial connects to another node. It gives up soon, and notices within seconds that a node is gone.
+func Dial(ctx context.Context, network, addr string) (net.Conn, error) {
+	d := net.Dialer{Timeout: dialWithin, KeepAliveConfig: net.KeepAliveConfig{
+		Enable: true, Idle: 5 * time.Second, Interval: 2 * time.Second, Count: 3,
+	}}
+	return d.DialContext(ctx, network, addr)
 }
 
 // Call has a node do something: in is what it is told, out what it answers; either may be nil. call is a method and
