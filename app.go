@@ -32,6 +32,7 @@ type Scale struct {
 	QueueTime   Duration       `json:"queue_timeout,omitempty"`  // the longest wait; 30s
 	MaxPerPeer  int            `json:"max_per_client,omitempty"` // waiting connections per client /32 or /56; 64
 	Spill       string         `json:"spill,omitempty"`          // soft (default), hard: when connections go to other regions
+	SpillRTT    Duration       `json:"spill_rtt,omitempty"`      // round trip up to which a machine is near; 50ms
 }
 
 // Values for Scale.OnIdle.
@@ -65,6 +66,7 @@ func (s Scale) WithDefaults() Scale {
 	def(&s.IdleTimeout, time.Minute)
 	def(&s.Keep, time.Hour)
 	def(&s.QueueTime, 30*time.Second)
+	def(&s.SpillRTT, 50*time.Millisecond)
 	if s.OnIdle == "" {
 		s.OnIdle = OnIdleSuspend
 	}
@@ -115,6 +117,8 @@ func (s Scale) Check() error {
 		return Invalidf("on_idle is %q: use one of suspend, stop, off", s.OnIdle)
 	case d.Spill != SpillSoft && d.Spill != SpillHard:
 		return Invalidf("spill is %q: use one of soft, hard", s.Spill)
+	case s.SpillRTT < 0 || s.SpillRTT > Duration(time.Second):
+		return Invalidf("spill_rtt is %s: use 1ms to 1s", s.SpillRTT)
 	case s.MaxQueue < 0 || s.MaxQueue > MaxWaiting:
 		return Invalidf("max_queue is %d: use 1 to %d", s.MaxQueue, MaxWaiting)
 	case s.MaxPerPeer < 0 || s.MaxPerPeer > MaxWaiting:

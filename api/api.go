@@ -377,6 +377,7 @@ type ScalePatch struct {
 	QueueTime   *volant.Duration      `json:"queue_timeout,omitempty"`
 	MaxPerPeer  *int                  `json:"max_per_client,omitempty"`
 	Spill       *string               `json:"spill,omitempty"`
+	SpillRTT    *volant.Duration      `json:"spill_rtt,omitempty"`
 }
 
 // Apply returns s with the named fields replaced, and an error if the outcome makes no sense.
@@ -396,6 +397,7 @@ func (p *ScalePatch) Apply(s volant.Scale) (volant.Scale, error) {
 	set(&s.QueueTime, p.QueueTime)
 	set(&s.MaxPerPeer, p.MaxPerPeer)
 	set(&s.Spill, p.Spill)
+	set(&s.SpillRTT, p.SpillRTT)
 	if p.RegionMin != nil {
 		s.RegionMin = p.RegionMin
 	}

@@ -145,6 +145,7 @@ func (p *parser) scalePatch(s *section) *api.ScalePatch {
 	duration("queue_timeout", &sc.QueueTime, time.Second, 10*time.Minute)
 	integer("max_per_client", &sc.MaxPerPeer, 1, volant.MaxWaiting)
 	word("spill", &sc.Spill, volant.SpillSoft, volant.SpillHard)
+	duration("spill_rtt", &sc.SpillRTT, time.Millisecond, time.Second)
 	s.end(nil)
 	return sc
 }

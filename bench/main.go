@@ -128,6 +128,7 @@ func measures() []measure {
 		{[]string{"http_requests", "http_p99"}, 5 * time.Minute, twoCores("http")},
 		{[]string{"api_reads", "api_read_p99", "api_writes"}, 5 * time.Minute, apiSpeed},
 		{[]string{"examples"}, time.Minute, examples},
+		{[]string{"pick", "pick_allocs"}, 3 * time.Minute, picks},
 		{[]string{"machine_record_bytes"}, 5 * time.Minute, records},
 		{[]string{"go_test"}, 10 * time.Minute, goTest},
 	}

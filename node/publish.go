@@ -240,7 +240,7 @@ func (p *Platform) heard() proxy.Events {
 				}
 				return
 			}
-			p.scaler.Load(p.Node, l.App, scale.Load{Group: l.Group, Waiting: l.Waiting, Entering: l.Entering, Slots: l.Slots, Peak: l.Peak})
+			p.scaler.Load(p.Node, l.App, scale.Load{Group: l.Group, Waiting: l.Waiting, Entering: l.Entering, Spilled: l.Spilled, Slots: l.Slots, Peak: l.Peak})
 			p.deploys.Poke(l.App)
 		},
 		Wake: func(w proxy.Wake) { // beside the loop: a host that is slow with one must not hold up what is heard

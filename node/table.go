@@ -50,7 +50,7 @@ func tableGroup(
 ) proxy.App {
 	s := g.scale.WithDefaults()
 	app := proxy.App{
-		ID: a.App, Group: g.name, Name: a.Name, Org: a.Org, NoWake: s.NoWake, CanGrow: !s.NoWake, Spill: s.Spill,
+		ID: a.App, Group: g.name, Name: a.Name, Org: a.Org, NoWake: s.NoWake, CanGrow: !s.NoWake, Spill: s.Spill, SpillRTT: s.SpillRTT,
 		MaxQueue: s.MaxQueue, QueueTime: s.QueueTime, MaxPerPeer: s.MaxPerPeer,
 	}
 	cfg := &g.mold.cfg

@@ -119,7 +119,7 @@ func (a *app) goOn(w *waiter) verdict {
 		return verdict{refusal: ruleAppGone}
 	}
 	if c := s.choose(w); c.index >= 0 {
-		return verdict{seat: a.seat(s.places[c.index], c.rule, w.region)}
+		return verdict{seat: a.seat(c, s.places[c.index], w.region)}
 	}
 	a.enqueue(w)
 	return verdict{}

@@ -277,6 +277,9 @@ func (t Table) withDefaults() Table {
 		if a.QueueTime <= 0 {
 			a.QueueTime = volant.Duration(30 * time.Second)
 		}
+		if a.SpillRTT <= 0 {
+			a.SpillRTT = volant.Duration(50 * time.Millisecond)
+		}
 		if a.MaxPerPeer <= 0 {
 			a.MaxPerPeer = 64
 		}

@@ -3,18 +3,22 @@ package proxy
 import (
 	"math/rand/v2"
 	"testing"
+	"time"
 )
 
-func ranksOf(cs []candidate, soft, hard int32) []uint32 {
+// testNear is the last band that is near in these tests.
+const testNear = 5
+
+func ranksOf(cs []candidate, soft, hard int32, late bool) []uint32 {
 	ranks := make([]uint32, len(cs))
 	for i, c := range cs {
-		ranks[i] = c.rank(soft, hard, suspect(cs))
+		ranks[i] = c.rank(soft, hard, policy{near: testNear, late: late, disabled: suspect(cs)})
 	}
 	return ranks
 }
 
 func pickOf(cs []candidate, soft, hard int32, chance uint64) choice {
-	return pick(ranksOf(cs, soft, hard), chance)
+	return pick(ranksOf(cs, soft, hard, false), testNear, chance)
 }
 
 func TestPick(t *testing.T) {
@@ -40,6 +44,11 @@ func TestPick(t *testing.T) {
 		{"under soft: the least loaded", []candidate{{used: 1, flags: up}, {flags: up}}, []int{1}, ruleSoft, false},
 		{"the nearest band before the least loaded", []candidate{{used: 1, flags: up}, {band: 1, flags: up}}, []int{0}, ruleSoft, false},
 		{"a farther one under soft before a near one over it", []candidate{{used: 2, flags: up}, {used: 1, band: 3, flags: up}}, []int{1}, ruleSoft, false},
+		{"one far away before a near one over its soft limit, and demand", []candidate{{used: 2, flags: up}, {used: 1, band: 7, flags: up}}, []int{1}, ruleFar, true},
+		{"far away: the nearest, loaded as it is", []candidate{{used: 1, band: 7, flags: up}, {band: 8, flags: up}}, []int{0}, ruleFar, true},
+		{"all over their soft limits: the nearest", []candidate{{used: 3, band: 6, flags: up}, {used: 2, band: 8, flags: up}}, []int{0}, ruleFar, true},
+		{"a host that is not heard comes after all that are known", []candidate{{flags: up | unheard}, {used: 3, band: 9, flags: up}}, []int{1}, ruleFar, true},
+		{"a host that is not heard is tried where no other has a slot", []candidate{{flags: up | unheard}, {used: 4, flags: up}}, []int{0}, ruleUnknown, true},
 		{"none under soft: the least loaded under hard, and demand", []candidate{{used: 3, flags: up}, {used: 2, flags: up}}, []int{1}, ruleSpill, true},
 		{"at the hard limit never", []candidate{{used: 4, flags: up}, {used: 5, flags: up}}, nil, ruleFull, true},
 		{"equals: chance", []candidate{{used: 1, flags: up}, {used: 1, flags: up}, {used: 1, flags: up}}, []int{0, 1, 2}, ruleSoft, false},
@@ -75,6 +84,44 @@ func TestPick(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// TestPickLate is of apps whose connections stay near until all there is at its hard limit.
+func TestPickLate(t *testing.T) {
+	const soft, hard = 2, 4
+	for _, tc := range []struct {
+		name string
+		cs   []candidate
+		want int
+		rule rule
+	}{
+		{"under soft: the nearest", []candidate{{band: 2, flags: serving}, {used: 1, flags: serving}}, 1, ruleSoft},
+		{"near under hard before far under soft", []candidate{{band: 7, flags: serving}, {used: 3, flags: serving}}, 1, ruleSpill},
+		{"near at hard: far", []candidate{{band: 7, flags: serving}, {used: 4, flags: serving}}, 0, ruleFar},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			if c := pick(ranksOf(tc.cs, soft, hard, true), testNear, 0); c.index != tc.want || c.rule != tc.rule {
+				t.Errorf("chose %d by %s, want %d by %s", c.index, c.rule, tc.want, tc.rule)
+			}
+		})
+	}
+}
+
+func TestBands(t *testing.T) {
+	for _, tc := range []struct {
+		rtt   time.Duration
+		spill time.Duration
+		near  bool
+	}{
+		{0, time.Millisecond, true},
+		{49 * time.Millisecond, 50 * time.Millisecond, true},
+		{50 * time.Millisecond, 50 * time.Millisecond, false},
+		{time.Second, 200 * time.Millisecond, false},
+	} {
+		if near := bandOf(tc.rtt) <= nearBand(tc.spill); near != tc.near {
+			t.Errorf("%s is near by %s: %v, want %v", tc.rtt, tc.spill, near, tc.near)
+		}
 	}
 }
 
@@ -142,14 +189,14 @@ func BenchmarkPick1000(b *testing.B) {
 	} {
 		b.Run(load.name, func(b *testing.B) {
 			for i := range cs {
-				cs[i] = candidate{used: load.used(), flags: serving}
+				cs[i] = candidate{used: load.used(), band: uint8(i % 30 % (len(bandEnds) + 1)), flags: serving}
 			}
-			ranks := ranksOf(cs, 20, 25)
+			ranks := ranksOf(cs, 20, 25, false)
 			b.ReportAllocs()
 			chance := uint64(1)
 			for b.Loop() {
 				chance = chance*6364136223846793005 + 1
-				pick(ranks, chance>>16)
+				pick(ranks, testNear, chance>>16)
 			}
 		})
 	}

@@ -192,6 +192,12 @@ func (a *app) load() Load {
 		if rc.held > 0 {
 			l.Entering[rc.region] = rc.held
 		}
+		if rc.spilled > 0 {
+			if l.Spilled == nil {
+				l.Spilled = map[volant.Region]int{}
+			}
+			l.Spilled[rc.region] = rc.spilled
+		}
 	}
 	for id, m := range a.machines {
 		if m.slots > 0 {

@@ -96,6 +96,10 @@ func placedText(r rule) string {
 		return "least loaded machine under its soft limit"
 	case ruleSpill:
 		return "no machine under its soft limit: least loaded under its hard limit"
+	case ruleFar:
+		return "no machine near under its limit: nearest of those far away"
+	case ruleUnknown:
+		return "no other machine is known to have a free slot: nearest of those whose host is not heard"
 	default: // ruleProbe: no other rule places a connection
 		return "no other machine had a free slot: tried one that refused before"
 	}

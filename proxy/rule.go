@@ -5,11 +5,13 @@ type rule uint8
 
 // The rules by which a connection gets its machine, and those by which it is refused.
 const (
-	ruleNone  rule = iota
-	ruleSoft       // a machine under its soft limit
-	ruleSpill      // none under the soft limit: one under the hard limit
-	ruleProbe      // a machine that refused the connection before
-	ruleFull       // all machines at their hard limit
+	ruleNone    rule = iota
+	ruleSoft         // a machine under its soft limit
+	ruleSpill        // none under the soft limit: one under the hard limit
+	ruleFar          // none near under the soft limit: one far away
+	ruleUnknown      // no other is known to have a slot: one of a host that is not heard
+	ruleProbe        // a machine that refused the connection before
+	ruleFull         // all machines at their hard limit
 	ruleNoRoute
 	ruleHandler
 	ruleQueueFull
@@ -38,7 +40,7 @@ const (
 )
 
 var ruleNames = [...]string{
-	"none", "under_soft_limit", "over_soft_limit", "probe", "hard_limit", "no_service", "unknown_handler", "queue_full",
+	"none", "under_soft_limit", "over_soft_limit", "far", "host_not_heard", "probe", "hard_limit", "no_service", "unknown_handler", "queue_full",
 	"client_limit", "queue_timeout", "connect_timeout", "no_wake", "no_machine", "app_gone", "client_gone", "no_data",
 	"proxy_stopping", "out_of_files", "unknown_host", "no_certificate", "tls_handshake", "tls_required", "misdirected", "app_failed",
 	"no_such_machine", "no_such_region", "replay_invalid", "replay_limit", "replay_body", "replay_app",

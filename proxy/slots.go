@@ -46,8 +46,8 @@ type app struct {
 }
 
 type regionCount struct {
-	region        volant.Region
-	held, waiting int
+	region                 volant.Region
+	held, waiting, spilled int
 }
 
 // machine is one machine of an app, kept while it is in the table or holds slots.
@@ -71,7 +71,7 @@ type service struct {
 	soft    int32
 	cands   []candidate
 	ranks   []uint32 // of cands
-	suspect bool     // health is not looked at
+	policy  policy
 	places  []*place // of cands, by the same index
 	byID    map[volant.MachineID]*place
 	queue   queue
@@ -110,6 +110,7 @@ type seat struct {
 	addr   netip.AddrPort
 	region volant.Region
 	rule   rule
+	far    bool // the machine is farther away than is near for its app
 	// probing says that this is the one that tries a place which is not known to accept connections.
 	probing bool
 	life    *life           // of the machine's guest
@@ -175,11 +176,11 @@ func (a *app) take(w *waiter) (verdict, bool) {
 	if c.index < 0 {
 		return verdict{}, false
 	}
-	return verdict{seat: a.seat(s.places[c.index], c.rule, w.region)}, true
+	return verdict{seat: a.seat(c, s.places[c.index], w.region)}, true
 }
 
 // seat takes a slot at pl; a.mu is held and pick has allowed it.
-func (a *app) seat(pl *place, r rule, region volant.Region) seat {
+func (a *app) seat(c choice, pl *place, region volant.Region) seat {
 	pl.add(1)
 	probing := pl.mood&(unproven|shut) != 0
 	if probing {
@@ -187,11 +188,15 @@ func (a *app) seat(pl *place, r rule, region volant.Region) seat {
 	}
 	pl.m.slots++
 	a.held++
-	a.region(region).held++
+	at := a.region(region)
+	at.held++
+	if c.far {
+		at.spilled++
+	}
 	a.peak = max(a.peak, a.held+a.loud)
 	a.touch(pl.used == pl.soft || pl.used == pl.hard)
 	return seat{
-		place: pl, addr: netip.AddrPortFrom(pl.m.cfg.Addr, pl.svc.port), region: region, rule: r,
+		place: pl, addr: netip.AddrPortFrom(pl.m.cfg.Addr, pl.svc.port), region: region, rule: c.rule, far: c.far,
 		probing: probing, life: pl.m.life, leave: pl.m.leave,
 	}
 }
@@ -202,15 +207,17 @@ func (pl *place) add(n int32) {
 	if pl.index >= 0 {
 		s, c := pl.svc, &pl.svc.cands[pl.index]
 		c.used = pl.used
-		s.ranks[pl.index] = c.rank(pl.soft, pl.hard, s.suspect)
+		s.ranks[pl.index] = c.rank(pl.soft, pl.hard, s.policy)
 	}
 }
 
 // rank ranks all candidates, after something else than a count changed.
 func (s *service) rank() {
-	s.suspect = suspect(s.cands)
+	s.policy = policy{
+		near: nearBand(s.app.cfg.SpillRTT.D()), late: s.app.cfg.Spill == volant.SpillHard, disabled: suspect(s.cands),
+	}
 	for i, c := range s.cands {
-		s.ranks[i] = c.rank(s.places[i].soft, s.places[i].hard, s.suspect)
+		s.ranks[i] = c.rank(s.places[i].soft, s.places[i].hard, s.policy)
 	}
 }
 
@@ -244,7 +251,11 @@ func (a *app) free(st seat) {
 	}
 	pl.m.slots--
 	a.held--
-	a.region(st.region).held--
+	at := a.region(st.region)
+	at.held--
+	if st.far {
+		at.spilled--
+	}
 	a.touch(pl.used == pl.soft-1 || pl.used == pl.hard-1 || pl.m.slots == 0)
 	if pl.index < 0 && pl.used == 0 {
 		a.forget(pl)
@@ -267,7 +278,7 @@ func (a *app) grant(s *service) {
 		switch {
 		case c.index >= 0:
 			a.dequeue(w)
-			w.deliver(verdict{seat: a.seat(s.places[c.index], c.rule, w.region)})
+			w.deliver(verdict{seat: a.seat(c, s.places[c.index], w.region)})
 		case !w.picky():
 			return // there is none
 		}

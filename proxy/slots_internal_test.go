@@ -186,11 +186,11 @@ func (m *model) check() {
 		t.Fatalf("%d are demand, want %d", a.loud, loud)
 	}
 	for _, s := range a.services {
-		if s.queue.first != nil && len(s.ranks) > 0 && pick(s.ranks, 0).index >= 0 {
+		if s.queue.first != nil && len(s.ranks) > 0 && pick(s.ranks, s.policy.near, 0).index >= 0 {
 			t.Fatal("somebody waits while a slot is free")
 		}
 		for i, pl := range s.places {
-			if pl.index != i || s.cands[i].used != pl.used || s.ranks[i] != s.cands[i].rank(pl.soft, pl.hard, suspect(s.cands)) {
+			if pl.index != i || s.cands[i].used != pl.used || s.ranks[i] != s.cands[i].rank(pl.soft, pl.hard, s.policy) {
 				t.Fatalf("place %d is out of step: %+v, %+v", i, pl, s.cands[i])
 			}
 		}

@@ -51,13 +51,14 @@ type App struct {
 	Hosts      []string        `json:"hosts,omitempty"` // names it answers to on shared addresses; may begin with "*."
 	Services   []Service       `json:"services"`
 	Machines   []Machine       `json:"machines"`
-	NoWake     bool            `json:"no_wake,omitempty"`  // do not wake, do not wait for a machine to be made
-	CanGrow    bool            `json:"can_grow,omitempty"` // the scaler may still make or wake machines
-	Unscaled   bool            `json:"unscaled,omitempty"` // no scaler acts now: connections wake as many machines as they need
-	Spill      string          `json:"spill,omitempty"`    // soft (default), hard
-	MaxQueue   int             `json:"max_queue"`          // 1024
-	QueueTime  volant.Duration `json:"queue_timeout"`      // 30s
-	MaxPerPeer int             `json:"max_per_client"`     // 64
+	NoWake     bool            `json:"no_wake,omitempty"`   // do not wake, do not wait for a machine to be made
+	CanGrow    bool            `json:"can_grow,omitempty"`  // the scaler may still make or wake machines
+	Unscaled   bool            `json:"unscaled,omitempty"`  // no scaler acts now: connections wake as many machines as they need
+	Spill      string          `json:"spill,omitempty"`     // soft (default), hard
+	SpillRTT   volant.Duration `json:"spill_rtt,omitempty"` // round trip up to which a machine is near; 50ms
+	MaxQueue   int             `json:"max_queue"`           // 1024
+	QueueTime  volant.Duration `json:"queue_timeout"`       // 30s
+	MaxPerPeer int             `json:"max_per_client"`      // 64
 }
 
 // Service leads connections to addresses to one port of the app's machines.
@@ -135,6 +136,7 @@ type Load struct {
 	Group    string                   `json:"group,omitempty"`
 	Waiting  map[volant.Region]int    `json:"waiting,omitempty"`  // by the region they entered
 	Entering map[volant.Region]int    `json:"entering,omitempty"` // served ones, by the region they entered
+	Spilled  map[volant.Region]int    `json:"spilled,omitempty"`  // those of Entering that are served farther away than is near
 	Slots    map[volant.MachineID]int `json:"slots,omitempty"`    // held now, machines with none left out
 	// Accepting machines have accepted a connection since they began to serve; Deaf ones have not in all the
 	// time an app has for that.

@@ -23,7 +23,7 @@ func (w *waiter) picky() bool { return w.wish != nil && (w.wish.only != "" || w.
 func (s *service) choose(w *waiter) choice {
 	chance := s.app.p.chance()
 	if w.wish == nil {
-		return pick(s.ranks, chance)
+		return pick(s.ranks, s.policy.near, chance)
 	}
 	if w.wish.only != "" {
 		return s.chooseOne(w.wish.only)
@@ -33,17 +33,17 @@ func (s *service) choose(w *waiter) choice {
 	}
 	pl := s.byID[w.wish.not]
 	if pl == nil || pl.index < 0 {
-		return pick(s.ranks, chance)
+		return pick(s.ranks, s.policy.near, chance)
 	}
 	ranks := slices.Clone(s.ranks)
 	ranks[pl.index] = noRank
-	return pick(ranks, chance)
+	return pick(ranks, s.policy.near, chance)
 }
 
 // chooseOne is one machine if it may take a connection now.
 func (s *service) chooseOne(id volant.MachineID) choice {
 	if pl := s.byID[id]; pl != nil && pl.index >= 0 && s.ranks[pl.index] != noRank {
-		return chosen(pl.index, s.ranks[pl.index]>>28)
+		return chosen(pl.index, s.ranks[pl.index], s.policy.near)
 	}
 	return choice{index: -1, rule: ruleFull, demand: true}
 }

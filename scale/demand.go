@@ -12,6 +12,7 @@ type Load struct {
 	Group    string
 	Waiting  map[volant.Region]int    // by the region they entered
 	Entering map[volant.Region]int    // served ones, by the region they entered
+	Spilled  map[volant.Region]int    // those of Entering that are served too far away
 	Slots    map[volant.MachineID]int // held on this node, machines with none left out
 	Peak     int                      // most held and waiting at once since the Load before
 }
@@ -94,6 +95,7 @@ func (d *demand) fill(o *Observation) {
 		for _, l := range d.loads {
 			r.Waiting += l.Waiting[q]
 			r.Entering += l.Entering[q]
+			r.Spilled += l.Spilled[q]
 		}
 		o.Regions[q] = r
 	}

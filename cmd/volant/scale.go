@@ -104,6 +104,7 @@ func maxOf(s api.Scale, group string) int {
 // scaleFlags are the settings of `volant scale set`.
 type scaleFlags struct {
 	group, onIdle, spill         string
+	spillRTT                     time.Duration
 	low, high, queue, perClient  int
 	idle, keep, queueTime, drain time.Duration
 	regions                      []string
@@ -140,6 +141,7 @@ func newScaleSet(g *globals) *cobra.Command {
 	f.DurationVar(&s.drain, "drain-timeout", 0, "clients of a draining machine are asked to leave after that; 0 never")
 	f.StringVar(&s.onIdle, "on-idle", "suspend", "what an idle machine does: suspend, stop or off")
 	f.StringVar(&s.spill, "spill", "soft", "when connections go to other regions: soft or hard, by the limit that all near have reached")
+	f.DurationVar(&s.spillRTT, "spill-rtt", 50*time.Millisecond, "round trip up to which a machine is near, at most 1s")
 	f.BoolVar(&s.wake, "wake", true, "connections wake and create machines")
 	return cmd
 }
@@ -147,6 +149,7 @@ func newScaleSet(g *globals) *cobra.Command {
 // patch is what the flags that were given ask for.
 func (s *scaleFlags) patch(given func(string) bool) (p api.ScalePatch, changed bool) {
 	wakes, idle, keep, queueTime, drain := !s.wake, volant.Duration(s.idle), volant.Duration(s.keep), volant.Duration(s.queueTime), volant.Duration(s.drain)
+	spillRTT := volant.Duration(s.spillRTT)
 	for flag, set := range map[string]func(){
 		"min":            func() { p.Min = &s.low },
 		"max":            func() { p.Max = &s.high },
@@ -156,6 +159,7 @@ func (s *scaleFlags) patch(given func(string) bool) (p api.ScalePatch, changed b
 		"max-per-client": func() { p.MaxPerPeer = &s.perClient },
 		"on-idle":        func() { p.OnIdle = &s.onIdle },
 		"spill":          func() { p.Spill = &s.spill },
+		"spill-rtt":      func() { p.SpillRTT = &spillRTT },
 		"wake":           func() { p.NoWake = &wakes },
 		"idle-timeout":   func() { p.IdleTimeout = &idle },
 		"keep":           func() { p.Keep = &keep },
