@@ -61,7 +61,8 @@ func newLab(t *testing.T, cfg hostnet.Config) *lab {
 	l.host.do(func() error {
 		for _, err := range []error{
 			addAddr("h0", "198.51.100.1/24"), addAddr("h0", "2001:db8::1/64"),
-			addRoute("h0", "10.9.0.0/16", "198.51.100.2"), addRoute("h0", "169.254.0.0/16", "198.51.100.2"),
+			addRoute("h0", "10.9.0.0/16", "198.51.100.2"), addRoute("h0", volant.MeshPrefix.String(), "2001:db8::2"),
+			addRoute("h0", "169.254.0.0/16", "198.51.100.2"),
 			os.WriteFile("/proc/sys/net/ipv6/conf/all/forwarding", []byte("1"), 0), settle(t.Context(), "2001:db8::1"),
 		} {
 			if err != nil {
@@ -229,6 +230,7 @@ func TestMachinesReachWhatTheyMayAndNothingElse(t *testing.T) {
 		l.stopped(g1, network, port(link2.Addr, 80), "", "other machines")
 		l.stopped(g1, network, port(link2.Addr6, 80), "", "other machines")
 		l.stopped(g1, network, "169.254.169.254:7", "", "never reached")
+		l.stopped(g1, network, port(volant.MeshAddr("0a0b0c0d"), volant.PeerPort), "", "never reached")
 		l.stopped(g1, network, "10.9.9.9:7", "", "denied ranges")
 		l.stopped(g1, network, "10.9.9.53:7", "", "denied ranges")
 		l.stopped(l.outside, network, port(link1.Addr, 80), "", "past the proxy")

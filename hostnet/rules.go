@@ -10,6 +10,7 @@ import (
 	"github.com/google/nftables/userdata"
 	"golang.org/x/sys/unix"
 
+	volant "github.com/volant-edge/volant"
 	"github.com/volant-edge/volant/addrpool"
 )
 
@@ -111,7 +112,8 @@ func (b *builder) arpRules(cfg Config, own *nftables.Set) {
 	b.rule(c, "anything else", drop())
 }
 
-// never4 and never6 are ranges that no exception opens: link-local, loopback, multicast, reserved.
+// never4 and never6 are ranges that no exception opens: link-local, loopback, multicast, reserved, and the mesh of the
+// nodes, where a machine whose packets are masqueraded would speak as its host.
 func never4() []netip.Prefix {
 	return []netip.Prefix{
 		netip.MustParsePrefix("0.0.0.0/8"), netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("169.254.0.0/16"),
@@ -120,7 +122,9 @@ func never4() []netip.Prefix {
 }
 
 func never6() []netip.Prefix {
-	return []netip.Prefix{netip.MustParsePrefix("::/127"), netip.MustParsePrefix("fe80::/10"), netip.MustParsePrefix("ff00::/8")}
+	return []netip.Prefix{
+		netip.MustParsePrefix("::/127"), netip.MustParsePrefix("fe80::/10"), netip.MustParsePrefix("ff00::/8"), volant.MeshPrefix,
+	}
 }
 
 // builder collects rules for one transaction and the first error.
