@@ -20,6 +20,9 @@ type Machine struct {
 	// Launch says what its host does when it first sees Version; the zero value lets it be as awake as it was.
 	Launch      Launch `json:"launch,omitempty"`
 	SkipSecrets bool   `json:"skip_secrets,omitempty"` // its guest gets no secrets
+	// Lost is when its host was found to be gone for good; zero: it is not. Such a machine is replaced under another
+	// ID, counts for nothing any more, and ends empty if it comes back.
+	Lost time.Time `json:"lost_at,omitzero"`
 	// Last is the end of its history, the newest last, once it is a tombstone and its host has forgotten it.
 	Last []Event `json:"last,omitempty"`
 }

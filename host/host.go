@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net"
 	"os"
 	"path/filepath"
@@ -337,7 +338,17 @@ func (h *Host) ForgetApp(app volant.AppID) {
 }
 
 // Room returns what the host has left.
-func (h *Host) Room() Room { return h.ledger.room() }
+func (h *Host) Room() Room {
+	r := h.ledger.room()
+	if !h.started() {
+		return r
+	}
+	r.Isolates = h.caps.MultiTenant || h.cfg.AllowMixed
+	if !r.Isolates {
+		r.Orgs = h.orgs("")
+	}
+	return r
+}
 
 // Reservation keeps room for a machine that is about to be created.
 type Reservation struct {
@@ -373,15 +384,23 @@ func (h *Host) started() bool {
 
 // tenant refuses to mix organizations where the engine does not isolate them.
 func (h *Host) tenant(org volant.OrgID, but volant.MachineID) error {
-	others := h.ledger.orgs()
+	return checkTenant(h.deps.Engine.Name(), h.caps.MultiTenant, h.cfg.AllowMixed, org, h.orgs(but))
+}
+
+// orgs are the organizations that have machines or reservations here, each once, but for one machine.
+func (h *Host) orgs(but volant.MachineID) []volant.OrgID {
+	seen := map[volant.OrgID]bool{}
+	for _, o := range h.ledger.orgs() {
+		seen[o] = true
+	}
 	for _, m := range h.all() {
 		m.mu.Lock()
 		if m.id != but && m.rec.State != volant.StateDestroyed {
-			others = append(others, m.rec.Machine.Org)
+			seen[m.rec.Machine.Org] = true
 		}
 		m.mu.Unlock()
 	}
-	return checkTenant(h.deps.Engine.Name(), h.caps.MultiTenant, h.cfg.AllowMixed, org, others)
+	return slices.Sorted(maps.Keys(seen))
 }
 
 // Wake wants a machine awake and returns when it is on record that it starts. Idempotent.

@@ -19,6 +19,11 @@ type Room struct {
 	SharedVCPUs    int `json:"shared_vcpus"`    // of awake shared machines
 	OverheadMB     int `json:"overhead_mb"`     // that a machine's VMM takes beside its guest
 	SharedPerCore  int `json:"shared_per_core"` // the most shared vCPUs per shared logical CPU
+	SharedFree     int `json:"shared_free"`     // shared vCPUs that may still be promised
+
+	// Isolates says that machines of several organizations may run here; else Orgs are those that have any.
+	Isolates bool           `json:"isolates"`
+	Orgs     []volant.OrgID `json:"orgs,omitempty"`
 }
 
 const (
@@ -184,12 +189,30 @@ func (l *ledger) room() Room {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	used, shared := l.usedLocked()
-	taken := len(l.takenLocked())
+	taken := l.takenLocked()
+	free := uncounted - shared
+	if len(l.cores) > 0 {
+		free = l.sharedLocked(taken)*sharedPerCPU - shared
+	}
 	return Room{
 		MemoryMB: l.totalMB, FreeMB: max(0, l.totalMB-used),
-		Cores: len(l.cores), DedicatedCores: taken, FreeCores: max(0, len(l.cores)-taken-1),
-		SharedVCPUs: shared, SharedPerCore: sharedPerCPU, OverheadMB: l.overhead,
+		Cores: len(l.cores), DedicatedCores: len(taken), FreeCores: max(0, len(l.cores)-len(taken)-1),
+		SharedVCPUs: shared, SharedPerCore: sharedPerCPU, SharedFree: max(0, free), OverheadMB: l.overhead,
 	}
+}
+
+// uncounted is how many shared vCPUs a host has that does not count CPUs.
+const uncounted = 1 << 20
+
+// sharedLocked are the logical CPUs of cores that are not taken.
+func (l *ledger) sharedLocked(taken map[int]bool) int {
+	n := 0
+	for i, c := range l.cores {
+		if !taken[i] {
+			n += len(c)
+		}
+	}
+	return n
 }
 
 // fitLocked finds room for g.
@@ -203,12 +226,7 @@ func (l *ledger) fitLocked(g volant.Guest) (hold, error) {
 	taken := l.takenLocked()
 	if g.CPUKind != volant.CPUPerformance {
 		h.shared = g.CPUs
-		cpus := 0
-		for i, c := range l.cores {
-			if !taken[i] {
-				cpus += len(c)
-			}
-		}
+		cpus := l.sharedLocked(taken)
 		if len(l.cores) > 0 && shared+g.CPUs > cpus*sharedPerCPU {
 			return hold{}, volant.Errorf(volant.ErrNoCapacity, "%d shared vCPUs are awake on %d CPUs and %d per CPU are allowed", shared, cpus, sharedPerCPU).
 				WithRemedy("let machines sleep or add a host")

@@ -25,7 +25,7 @@ func (f *deployFleet) Observe(_ context.Context, id volant.AppID) (deploy.Observ
 	if !ok || a.Tombstone {
 		return deploy.Observation{}, volant.Errorf(volant.ErrNotFound, "app %s does not exist", id)
 	}
-	o := deploy.Observation{Now: time.Now(), Org: a.Org, Current: a.Release, Primary: f.primary(a)}
+	o := deploy.Observation{Now: time.Now(), Org: a.Org, Current: a.Release, Primary: primary(snap, a, f.region)}
 	current, ok := snap.Release(id, a.Release)
 	if !ok {
 		current = nil
@@ -38,7 +38,7 @@ func (f *deployFleet) Observe(_ context.Context, id volant.AppID) (deploy.Observ
 		o.Releases = append(o.Releases, deploy.ReleaseOf(r, current, func(g string) volant.Scale { return a.ScaleOf(g, def) }))
 	}
 	for _, m := range snap.Machines(id) {
-		if m.Tombstone || m.Run == volant.RunDestroyed {
+		if !counts(m) {
 			continue
 		}
 		var have *volant.Have
@@ -81,7 +81,7 @@ func (f *deployFleet) Apply(ctx context.Context, app volant.AppID, step deploy.S
 		if err := f.edit(ctx, app, step.Machine, by, term, func(m *volant.Machine) { m.Cordoned, m.Run = true, volant.RunAuto }); err != nil {
 			return step.Machine, err
 		}
-		err := f.host.Drain(ctx, step.Machine, host.Drain{On: true, Then: "stop", Term: term, By: by})
+		err := f.hosts.of(step.Machine).Drain(ctx, step.Machine, host.Drain{On: true, Then: "stop", Term: term, By: by})
 		if errors.Is(err, volant.ErrPrecondition) {
 			err = nil // asleep already: there is nothing to drain
 		}
@@ -157,7 +157,7 @@ func (f *deployFleet) restore(ctx context.Context, app volant.AppID, step deploy
 	if err != nil {
 		return err
 	}
-	err = f.host.Drain(ctx, step.Machine, host.Drain{Term: term, By: deploy.Actor})
+	err = f.hosts.of(step.Machine).Drain(ctx, step.Machine, host.Drain{Term: term, By: deploy.Actor})
 	if errors.Is(err, volant.ErrPrecondition) {
 		return nil // asleep: there is no drain to clear
 	}
@@ -183,7 +183,7 @@ func (f *deployFleet) reason(ctx context.Context, step deploy.Step) string {
 // tail is the last lines that a machine's program wrote.
 func (f *deployFleet) tail(ctx context.Context, id volant.MachineID, n int) ([]string, error) {
 	var out []string
-	err := f.host.Logs(ctx, id, 4*n, false, func(l host.LogLine) error {
+	err := f.hosts.of(id).Logs(ctx, id, 4*n, false, func(l host.LogLine) error {
 		if text := strings.TrimSpace(l.Text); text != "" {
 			out = append(out, text[:min(len(text), 200)])
 		}
@@ -203,12 +203,12 @@ func (f *deployFleet) createFor(ctx context.Context, app volant.AppID, step depl
 	if i < 0 {
 		return "", volant.Errorf(volant.ErrPrecondition, "release %d has no process group %s", step.Release, step.Group)
 	}
-	m := f.newMachine(a, step.Group, groups[i].mold, volant.RunOn)
+	m := f.newMachine(a, step.Group, groups[i].mold, volant.RunOn, step.Region)
 	m.Cordoned = true
 	if step.Replaces != "" {
 		m.Config.Metadata[deploy.MetadataReplaces] = string(step.Replaces)
 	}
-	return volant.MachineID(m.ID), f.create(ctx, m, deploy.Actor, term)
+	return volant.MachineID(m.ID), f.createNear(ctx, m, groups[i].scale.Regions, deploy.Actor, term)
 }
 
 func (f *deployFleet) appRelease(app volant.AppID, version uint64) (*volant.App, *volant.Release, error) {
@@ -245,10 +245,10 @@ func (f *deployFleet) createCommand(ctx context.Context, app volant.AppID, step 
 	if r.Command.Guest != (volant.Guest{}) {
 		cfg.Guest = r.Command.Guest
 	}
-	m := f.newMachine(a, deploy.GroupCommand, mold{r.Version, r.Image, cfg}, volant.RunOn)
+	m := f.newMachine(a, deploy.GroupCommand, mold{r.Version, r.Image, cfg}, volant.RunOn, step.Region)
 	m.Cordoned = true
 	delete(m.Config.Metadata, volant.MetadataManaged)
-	return volant.MachineID(m.ID), f.create(ctx, m, deploy.Actor, term)
+	return volant.MachineID(m.ID), f.createNear(ctx, m, nil, deploy.Actor, term)
 }
 
 func (f *fleet) edit(ctx context.Context, app volant.AppID, id volant.MachineID, by string, term uint64, fn func(*volant.Machine)) error {

@@ -30,6 +30,7 @@ type edge struct {
 	reach  func(ctx context.Context) (Link, func(), error) // finds or starts a proxy
 	events proxy.Events
 	lost   func() // the proxy is gone, and what it said with it
+	linked func() // another proxy is there
 	log    *slog.Logger
 
 	mu    sync.Mutex // guards the fields below
@@ -43,8 +44,8 @@ type edge struct {
 	fresh chan struct{}  // 1 deep: the table changed
 }
 
-func newEdge(reach func(context.Context) (Link, func(), error), ev proxy.Events, lost func(), log *slog.Logger) *edge {
-	return &edge{reach: reach, events: ev, lost: lost, log: log, why: "starting", heard: make(chan struct{}), fresh: make(chan struct{}, 1)}
+func newEdge(reach func(context.Context) (Link, func(), error), ev proxy.Events, lost, linked func(), log *slog.Logger) *edge {
+	return &edge{reach: reach, events: ev, lost: lost, linked: linked, log: log, why: "starting", heard: make(chan struct{}), fresh: make(chan struct{}, 1)}
 }
 
 // set makes t, which holds the intent up to rev, the table the proxy is to have.
@@ -114,6 +115,7 @@ func (e *edge) serve(ctx context.Context, l Link) error {
 	close(e.heard)
 	e.heard = make(chan struct{})
 	e.mu.Unlock()
+	e.linked()
 	heard := make(chan error, 1)
 	ended := make(chan struct{})
 	go func() {

@@ -2,10 +2,10 @@ package node
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"strconv"
+	"sync"
 	"time"
 
 	"github.com/oklog/ulid/v2"
@@ -20,16 +20,25 @@ import (
 	"github.com/volant-edge/volant/why"
 )
 
-// fleet is what the scaler and deploys see of the machines and do with them: intent by the store, calls
-// to the one host there is.
+// fleet is what the scaler and deploys see of the machines and do with them: intent by the store, calls to the
+// hosts, wherever they are.
 type fleet struct {
-	node   volant.NodeID
-	region volant.Region
-	store  store.Store
-	cat    *catalog.Catalog
-	host   *host.Host
-	why    why.Log
-	acts   func(ctx context.Context, rev store.Revision) error // the proxy acts on intent up to rev
+	node    volant.NodeID
+	region  volant.Region
+	store   store.Store
+	cat     *catalog.Catalog
+	hosts   *hosts
+	known   *known
+	ownRoom func() room
+	why     why.Log
+	acts    func(ctx context.Context, rev store.Revision) error // the proxy acts on intent up to rev
+
+	pending pendings
+
+	mu        sync.Mutex // guards the fields below
+	regions   *regions
+	regionsAt time.Time
+	unspoken  map[volant.MachineID]time.Time // machines of which no host has spoken, since when
 }
 
 // Observe is scale's.
@@ -39,45 +48,76 @@ func (f *fleet) Observe(_ context.Context, id volant.AppID) ([]scale.Observation
 	if !ok || a.Tombstone {
 		return nil, volant.Errorf(volant.ErrNotFound, "app %s does not exist", id)
 	}
-	now := time.Now()
 	groups := groupsOf(snap, a)
-	ms := map[string][]scale.Machine{}
-	for _, m := range snap.Machines(id) {
-		if m.Tombstone || m.Run == volant.RunDestroyed {
-			continue
-		}
-		var have *volant.Have
-		if h, ok := snap.Have(volant.MachineID(m.ID)); ok {
-			have = &h
-		}
-		name := groupOf(m, groups[0].name)
-		ms[name] = append(ms[name], scale.MachineOf(m, have, now))
-	}
+	ms := f.machinesOf(snap, id, groups[0].name)
+	hosts, near := f.hostsFor(snap, id), f.regionsNow(snap)
 	var out []scale.Observation
 	for i := range groups {
 		g := &groups[i]
 		o := scale.Observation{
 			Org: a.Org, Group: g.name, Worker: g.worker(), Scale: g.scale.WithDefaults(), Soft: volant.DefaultSoft,
-			Primary: f.primary(a), Release: a.Release, Template: g.ok, Machines: ms[g.name],
+			Primary: primary(snap, a, f.region), Release: a.Release, Template: g.ok, Machines: ms[g.name],
 		}
 		if g.ok {
 			o.Soft = soft(&g.mold.cfg)
 		}
-		o.Regions = map[volant.Region]scale.Region{f.region: {Room: f.room(g.mold.cfg.Guest)}}
+		o.Regions = map[volant.Region]scale.Region{}
+		for _, r := range near.all {
+			room := place.Fits(place.Request{Org: a.Org, App: id, Region: r, Guest: g.mold.cfg.Guest}, hosts)
+			o.Regions[r] = scale.Region{Room: room, Near: near.near(r)}
+		}
 		out = append(out, o)
 	}
 	return out, nil
 }
 
-// room is how many more machines of a size the host can take.
-func (f *fleet) room(g volant.Guest) int {
-	g = g.WithDefaults()
-	r := f.host.Room()
-	n := r.FreeMB / (g.MemoryMB + r.OverheadMB)
-	if g.CPUKind == volant.CPUPerformance && r.Cores > 0 {
-		n = min(n, r.FreeCores/g.CPUs)
+// machinesOf are the machines of an app by group, as scaling sees them; those that are lost count no more.
+func (f *fleet) machinesOf(snap *catalog.Snapshot, id volant.AppID, def string) map[string][]scale.Machine {
+	now := time.Now()
+	ms := map[string][]scale.Machine{}
+	for _, m := range snap.Machines(id) {
+		if !counts(m) {
+			continue
+		}
+		var have *volant.Have
+		rec := m
+		if h, ok := snap.Have(volant.MachineID(m.ID)); ok {
+			have = &h
+		} else {
+			rec = f.unspokenOf(m, now)
+		}
+		sm := scale.MachineOf(rec, have, now)
+		sm.Silent = f.known.silent(m.Node)
+		if n, ok := snap.Node(m.Node); ok {
+			sm.Evacuate = n.Draining || n.Tombstone
+		}
+		name := groupOf(m, def)
+		ms[name] = append(ms[name], sm)
 	}
-	return n
+	return ms
+}
+
+// oldRecord is how old a record is at least, by any clock, that is not of a machine just made.
+const oldRecord = 5 * time.Minute
+
+// unspokenOf is the record of a machine of which its host has not spoken yet, with the time it was first seen here:
+// the clock of who wrote it may differ.
+func (f *fleet) unspokenOf(m *volant.Machine, now time.Time) *volant.Machine {
+	if now.Sub(m.Created) > oldRecord {
+		return m
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.unspoken == nil || len(f.unspoken) > mostPast {
+		f.unspoken = map[volant.MachineID]time.Time{}
+	}
+	id := volant.MachineID(m.ID)
+	if _, ok := f.unspoken[id]; !ok {
+		f.unspoken[id] = now
+	}
+	c := *m
+	c.Created = f.unspoken[id]
+	return &c
 }
 
 // soft is the lowest soft limit of a config's services.
@@ -101,13 +141,13 @@ func (f *fleet) Apply(ctx context.Context, app volant.AppID, step scale.Step, te
 	case scale.Create:
 		return f.createOne(ctx, app, step, term)
 	case scale.Wake:
-		return step.Machine, f.host.Wake(ctx, step.Machine, step.Text)
+		return step.Machine, f.hosts.of(step.Machine).WakeFor(ctx, step.Machine, volant.SourceHost, step.Text)
 	case scale.Undrain:
-		return step.Machine, f.host.Drain(ctx, step.Machine, host.Drain{Term: term, By: by})
+		return step.Machine, f.hosts.of(step.Machine).Drain(ctx, step.Machine, host.Drain{Term: term, By: by})
 	case scale.Drain:
-		return step.Machine, f.host.Drain(ctx, step.Machine, host.Drain{On: true, Then: step.Then, Term: term, By: by})
+		return step.Machine, f.hosts.of(step.Machine).Drain(ctx, step.Machine, host.Drain{On: true, Then: step.Then, Term: term, By: by})
 	case scale.Sleep:
-		return step.Machine, f.host.Sleep(ctx, step.Machine, host.Sleep{How: step.Then, Term: term, By: by})
+		return step.Machine, f.hosts.of(step.Machine).Sleep(ctx, step.Machine, host.Sleep{How: step.Then, Term: term, By: by})
 	case scale.Retire:
 		return step.Machine, f.edit(ctx, app, step.Machine, by, term, func(m *volant.Machine) { m.Cordoned = true })
 	case scale.Restore:
@@ -136,19 +176,19 @@ func (f *fleet) createOne(ctx context.Context, app volant.AppID, step scale.Step
 	if groups[i].worker() {
 		run = volant.RunOn
 	}
-	m := f.newMachine(a, groups[i].name, groups[i].mold, run)
+	m := f.newMachine(a, groups[i].name, groups[i].mold, run, step.Region)
 	id := volant.MachineID(m.ID)
 	if err := f.create(ctx, m, scale.Actor, term); err != nil {
 		return "", err
 	}
-	return id, f.wake(ctx, id, step.Text)
+	return id, f.hosts.wake(ctx, m.Node, id, step.Text)
 }
 
-// newMachine makes the record of a machine that scaling or a deploy creates.
-func (f *fleet) newMachine(a *volant.App, group string, t mold, run volant.Run) *volant.Machine {
+// newMachine makes the record of a machine that scaling or a deploy creates, which has no host yet.
+func (f *fleet) newMachine(a *volant.App, group string, t mold, run volant.Run, in volant.Region) *volant.Machine {
 	id := volant.NewMachineID()
 	m := &volant.Machine{
-		Name: "m-" + string(id)[:6], Node: f.node, Region: f.region, Run: run, Release: t.release, Image: t.image,
+		Name: "m-" + string(id)[:6], Region: in, Run: run, Release: t.release, Image: t.image,
 		Config: t.cfg, Version: ulid.Make().String(),
 	}
 	m.Config.Metadata = map[string]string{}
@@ -166,44 +206,6 @@ func (f *fleet) newMachine(a *volant.App, group string, t mold, run volant.Run) 
 	return m
 }
 
-// create reserves room at the host, then writes the wish and waits until the host has it.
-func (f *fleet) create(ctx context.Context, m *volant.Machine, by string, term uint64) error {
-	id := volant.MachineID(m.ID)
-	where, err := f.place(m)
-	if err != nil {
-		return err
-	}
-	if err := f.host.Reserve(ctx, host.Reservation{ID: id, App: m.App, Org: m.Org, Guest: m.Config.Guest, Term: term}); err != nil {
-		f.why.Add(why.Record{
-			Time: time.Now(), Kind: why.Placement, Org: m.Org, App: m.App, Rule: "refused_by_host",
-			Text: fmt.Sprintf("node %s refused a new machine: %v", f.node, err),
-		})
-		return err
-	}
-	rev, err := f.commit(ctx, m.App, by, term, store.Creation(m))
-	if err != nil {
-		return err
-	}
-	f.why.Add(why.Record{
-		Time: time.Now(), Kind: why.Placement, Org: m.Org, App: m.App, Machine: id, Rule: "placed", Text: fmt.Sprintf("machine %s was placed: %s", id, where),
-	})
-	return f.cat.Wait(ctx, rev)
-}
-
-// place chooses the host of a new machine. Whether that can take it besides its memory is the host's to say.
-func (f *fleet) place(m *volant.Machine) (string, error) {
-	r := f.host.Room()
-	const plenty = 1 << 20
-	h := place.Host{Node: f.node, Region: f.region, MemoryMB: r.FreeMB - r.OverheadMB, Shared: plenty, Cores: plenty, Mixed: true}
-	for _, other := range f.cat.Snapshot().Machines(m.App) {
-		if !other.Tombstone && other.Run != volant.RunDestroyed && other.Node == f.node {
-			h.Siblings++
-		}
-	}
-	c, err := place.Pick(place.Request{Org: m.Org, App: m.App, Region: m.Region, Guest: m.Config.Guest}, []place.Host{h})
-	return c.Text, err
-}
-
 // commit writes changes only while the store knows the term as held; 0 is no term.
 func (f *fleet) commit(ctx context.Context, app volant.AppID, by string, term uint64, changes ...store.Change) (store.Revision, error) {
 	if term == 0 {
@@ -211,21 +213,6 @@ func (f *fleet) commit(ctx context.Context, app volant.AppID, by string, term ui
 	}
 	guard := store.GuardOf(store.TermPrefix+termOf(app), term)
 	return store.Apply(ctx, f.store, by, append(changes, store.Raw(guard))...)
-}
-
-// wake wakes a machine whose wish has just been written: the host may get it a moment later.
-func (f *fleet) wake(ctx context.Context, id volant.MachineID, reason string) error {
-	for {
-		err := f.host.Wake(ctx, id, reason)
-		if !errors.Is(err, volant.ErrNotFound) {
-			return err
-		}
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-time.After(2 * time.Millisecond):
-		}
-	}
 }
 
 // destroy writes the wish; the host ends the machine. One that somebody holds a lease on waits for its end.

@@ -1,6 +1,7 @@
 package node
 
 import (
+	"cmp"
 	"maps"
 	"slices"
 
@@ -76,12 +77,25 @@ func groupOf(m *volant.Machine, def string) string {
 	return m.Config.Group()
 }
 
-// primary is where machines of an app go that no client's region asks for.
-func (f *fleet) primary(a *volant.App) volant.Region {
+// primary is where machines of an app go that no client's region asks for: the region its owner names, else that of
+// the oldest host, so that it is the same whoever acts for the app.
+func primary(snap *catalog.Snapshot, a *volant.App, here volant.Region) volant.Region {
 	if a.PrimaryRegion != "" {
 		return a.PrimaryRegion
 	}
-	return f.region
+	var oldest *volant.Node
+	for _, n := range snap.Nodes() {
+		if n.Tombstone || n.Draining || !n.Has(volant.RoleHost) {
+			continue
+		}
+		if oldest == nil || cmp.Or(n.Created.Compare(oldest.Created), cmp.Compare(n.ID, oldest.ID)) < 0 {
+			oldest = n
+		}
+	}
+	if oldest == nil {
+		return here
+	}
+	return oldest.Region
 }
 
 // least is how many machines of an app are awake in all.

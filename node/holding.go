@@ -39,10 +39,15 @@ func (h *holding) set(app volant.AppID, held bool) {
 	}
 	h.fresh[app] = true
 	h.mu.Unlock()
-	select {
-	case h.changed <- struct{}{}:
-	default: // one is waiting already
-	}
+	ring(h.changed)
+}
+
+// touch notes that who acts for an app changed.
+func (h *holding) touch(app volant.AppID) {
+	h.mu.Lock()
+	h.fresh[app] = true
+	h.mu.Unlock()
+	ring(h.changed)
 }
 
 // take returns the apps that changed since the take before.

@@ -96,6 +96,9 @@ type Platform struct {
 	api     *control.Server
 	holding *holding
 	names   *names
+	known   *known
+	telling *telling
+	noticed chan struct{} // 1 deep: something was said of another node
 	calls   *peer.Client
 	peers   *peer.Server
 	// forwards carries requests to the API on to control nodes.
@@ -112,21 +115,33 @@ func NewPlatform(parts Parts) (*Platform, error) {
 	p.names = &names{domain: cmp.Or(p.Domain, DefaultDomain), issued: p.CA, box: p.Secrets, why: p.Reasons, log: p.Log}
 	p.cat = catalog.New(catalog.Config{Log: p.Log})
 	p.newPeers()
-	p.edge = newEdge(p.Proxy, p.heard(), p.proxyLost, p.Log)
+	p.known, p.noticed = newKnown(p.Node), make(chan struct{}, 1)
+	p.edge = newEdge(p.Proxy, p.heard(), p.proxyLost, p.proxyLinked, p.Log)
+	p.telling = newTelling(p.Node, p.Epoch, p.edge.now, p.room, p.Log)
 	p.Host.Node, p.Host.Region, p.Host.Epoch = p.Node, p.Region, p.Epoch
 	var err error
 	p.host, err = host.New(p.Host, host.Deps{
 		Engine: p.Engine, Images: p.Images, Net: p.Net, Cgroups: p.Cgroups, Seal: p.edge,
-		Publish: p.cat.SetHave, Why: p.Reasons, Log: p.Log, Open: openSession, App: p.appInside, Dial: p.Dial,
+		Publish: p.publishHave, Why: p.Reasons, Log: p.Log, Open: openSession, App: p.appInside, Dial: p.Dial,
 	})
 	if err != nil {
 		return nil, err
 	}
-	p.fleet = &fleet{node: p.Node, region: p.Region, store: p.Store, cat: p.cat, host: p.host, why: p.Reasons, acts: p.edge.acts}
+	hosts := &hosts{self: p.Node, local: localHost{p.host}, cat: p.cat, known: p.known}
+	if p.Mesh.IsValid() {
+		hosts.calls = p.calls
+	}
+	p.fleet = &fleet{
+		node: p.Node, region: p.Region, store: p.Store, cat: p.cat, hosts: hosts, known: p.known, ownRoom: p.room, why: p.Reasons, acts: p.edge.acts,
+	}
+	(&answers{localHost{p.host}, p.mayCall}).serve(p.peers)
+	p.serveReasons()
 	p.scaler = scale.New(p.fleet, scale.Config{Why: p.Reasons, Log: p.Log})
 	p.deploys = deploy.New(&deployFleet{p.fleet}, deploy.Config{Why: p.Reasons, Log: p.Log})
 	p.keeper = schedule.New(&scheduleFleet{p.fleet}, schedule.Config{Why: p.Reasons, Log: p.Log})
-	p.terms = store.NewTerms(p.Store, store.TermConfig{Owner: string(p.Node), Start: p.Epoch, Log: p.Log})
+	p.terms = store.NewTerms(p.Store, store.TermConfig{
+		Owner: string(p.Node), Start: p.Epoch, TTL: termTTL, Changed: p.termChanged, Log: p.Log,
+	})
 	p.holder = perapp.NewHolder(appTerms{p.terms}, p.Log, p.holding, p.scaler, p.deploys, p.keeper)
 	var reg control.Registry
 	if p.Blobs != nil {
@@ -135,7 +150,7 @@ func NewPlatform(parts Parts) (*Platform, error) {
 	p.api = control.New(control.Deps{
 		Registry: reg,
 		Store:    p.Store, Catalog: p.cat, Machines: machines{p.fleet}, Images: p.Uploads,
-		Reasons: reasons{p.Reasons, p.edge.query}, Traffic: &p.traffic, Addresses: p.Addresses, Secrets: p.Secrets, Resolve: p.Resolve, Answers: p.Answers,
+		Reasons: p.reasons(), Traffic: flows{&p.traffic, p.known, p.cat}, Addresses: p.Addresses, Secrets: p.Secrets, Resolve: p.Resolve, Answers: p.Answers,
 		Nodes: p.nodes, Measure: p.Measure, Region: p.Region, CA: caOf(p.CA), Domain: p.names.domain, Forward: p.forward, Log: p.Log,
 	})
 	return p, nil
@@ -158,6 +173,8 @@ func (p *Platform) Run(ctx context.Context) error {
 		}
 		g.Go(func() error { p.edge.run(ctx); return nil })
 		g.Go(func() error { return named("peers", p.servePeers(ctx)) })
+		g.Go(func() error { return named("facts", p.telling.run(ctx)) })
+		g.Go(func() error { return named("nodes", p.watchNodes(ctx)) })
 		g.Go(func() error { return named("publish", p.publish(ctx)) })
 		g.Go(func() error { return named("terms", p.terms.Run(ctx)) })
 		g.Go(func() error { return named("scale", p.holder.Run(ctx)) })

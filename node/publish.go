@@ -22,6 +22,7 @@ type publisher struct {
 	p       *Platform
 	apps    map[volant.AppID]bool      // which live
 	newApps bool                       // that is news
+	acts    bool                       // this node acts for apps
 	asks    map[volant.AppID]time.Time // when a machine of the app asks its clients to leave
 	parts   map[volant.AppID][]proxy.App
 	shared  map[volant.AppID][]netip.Addr // addresses that other apps may have too
@@ -121,9 +122,13 @@ func (u *publisher) tell(ctx context.Context, snap *catalog.Snapshot, changed ma
 		}
 	}
 	u.p.edge.set(t, snap.Rev)
-	if u.newApps {
-		u.p.holder.SetApps(slices.Sorted(maps.Keys(u.apps)))
-		u.newApps = false
+	if acts := u.p.isControl(); u.newApps || acts != u.acts { // only control nodes act for apps
+		var apps []volant.AppID
+		if acts {
+			apps = slices.Sorted(maps.Keys(u.apps))
+		}
+		u.p.holder.SetApps(apps)
+		u.newApps, u.acts = false, acts
 	}
 	for id := range changed {
 		if u.apps[id] {
@@ -158,7 +163,7 @@ func (u *publisher) take(snap *catalog.Snapshot, id volant.AppID) {
 	parts := tableApps(snap, a, u.p.Node, now)
 	hosts := u.p.names.hosts(snap, a)
 	for i := range parts {
-		parts[i].Unscaled, parts[i].Hosts = !u.p.holding.holds(id), hosts
+		parts[i].Unscaled, parts[i].Hosts = !u.p.scaled(id), hosts
 	}
 	if ends(parts) {
 		u.certs[id] = u.p.names.certs(snap, a, now)
@@ -240,13 +245,15 @@ func (p *Platform) heard() proxy.Events {
 				}
 				return
 			}
-			p.scaler.Load(p.Node, l.App, scale.Load{Group: l.Group, Waiting: l.Waiting, Entering: l.Entering, Spilled: l.Spilled, Slots: l.Slots, Peak: l.Peak})
+			p.scaler.Load(p.Node, l.App, scale.Load{Group: l.Group, Waiting: l.Waiting, Entering: l.Entering, Spilled: l.Spilled, Slots: l.Slots, Peak: l.Peak, Avoid: l.Avoid})
 			p.deploys.Poke(l.App)
 		},
 		Wake: func(w proxy.Wake) { // beside the loop: a host that is slow with one must not hold up what is heard
 			go p.wake(w)
 		},
-		Why: func(r why.Record) { p.Reasons.Add(r) },
+		Why:  func(r why.Record) { p.Reasons.Add(r) },
+		Fact: p.fact,
+		Peer: p.peer,
 	}
 }
 
@@ -268,4 +275,38 @@ func (p *Platform) proxyLost() {
 		p.host.SetSlots(id, slotsUnknown)
 	}
 	p.scaler.ForgetNode(p.Node)
+}
+
+// proxyLinked begins with a proxy, which knows nothing of what this server says of its machines.
+func (p *Platform) proxyLinked() {
+	p.known.linked()
+	p.telling.linked()
+}
+
+// publishHave tells all who want to know what became of a machine here.
+func (p *Platform) publishHave(h volant.Have) {
+	p.cat.SetHave(h)
+	p.telling.have(h)
+}
+
+// room is what this node tells of its host and of the way to other regions.
+func (p *Platform) room() room {
+	n, ok := p.cat.Snapshot().Node(p.Node)
+	r := room{RTT: p.regionRTTs()}
+	if ok && !n.Has(volant.RoleHost) {
+		return r
+	}
+	h := p.host.Room()
+	r.Host, r.MemoryMB, r.OverheadMB, r.Shared, r.Cores, r.Isolates = true, h.FreeMB, h.OverheadMB, h.SharedFree, h.FreeCores, h.Isolates
+	r.Orgs = h.Orgs[:min(len(h.Orgs), 2)] // two refuse everybody
+	return r
+}
+
+// mayCall says whether a node may ask this one's host: those that act for apps and serve the API.
+func (p *Platform) mayCall(from volant.NodeID) error {
+	if n, ok := p.cat.Snapshot().Node(from); ok && n.Has(volant.RoleControl) {
+		return nil
+	}
+	return volant.Errorf(volant.ErrForbidden, "node %s does not have the control role", from).
+		WithRemedy("ask a node that has it")
 }

@@ -19,7 +19,7 @@ func (f *scheduleFleet) Observe(_ context.Context, id volant.AppID) (volant.OrgI
 	}
 	var out []schedule.Machine
 	for _, m := range snap.Machines(id) {
-		if m.Tombstone || m.Run == volant.RunDestroyed {
+		if !counts(m) {
 			continue
 		}
 		have, ok := snap.Have(volant.MachineID(m.ID))
@@ -36,7 +36,7 @@ func (f *scheduleFleet) Observe(_ context.Context, id volant.AppID) (volant.OrgI
 // Apply is schedule's.
 func (f *scheduleFleet) Apply(ctx context.Context, app volant.AppID, step schedule.Step, term uint64) error {
 	if step.Kind == schedule.Start {
-		return f.host.Wake(ctx, step.Machine, step.Text)
+		return f.hosts.of(step.Machine).WakeFor(ctx, step.Machine, volant.SourceHost, step.Text)
 	}
 	return f.destroy(ctx, app, step.Machine, "schedule", term)
 }

@@ -6,6 +6,7 @@ import (
 	"sync"
 
 	volant "github.com/volant-edge/volant"
+	"github.com/volant-edge/volant/catalog"
 	"github.com/volant-edge/volant/proxy"
 )
 
@@ -89,3 +90,20 @@ func (t *traffic) Waiting(app volant.AppID) int {
 	}
 	return n
 }
+
+// flows is what the proxies of all nodes last said of each app, as the API asks for it.
+type flows struct {
+	own   *traffic
+	known *known
+	cat   *catalog.Catalog
+}
+
+// Slots is control's.
+func (f flows) Slots(app volant.AppID) map[volant.MachineID]int {
+	out := f.known.slotsOf(app, f.cat.Snapshot().Machines(app))
+	maps.Copy(out, f.own.Slots(app))
+	return out
+}
+
+// Waiting is control's.
+func (f flows) Waiting(app volant.AppID) int { return f.own.Waiting(app) + f.known.waiting(app) }

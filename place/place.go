@@ -29,8 +29,10 @@ type Host struct {
 	Silent   bool // nothing was heard from it for long
 	Closed   bool // takes no new machines: draining, or told so
 	MemoryMB int  // free: neither held nor reserved
-	Shared   int  // shared vCPUs that may still be promised
-	Cores    int  // whole cores that are free
+	// OverheadMB is the memory that a machine takes there beside its guest's.
+	OverheadMB int
+	Shared     int // shared vCPUs that may still be promised
+	Cores      int // whole cores that are free
 	// Strong says that its engine keeps tenants apart; a host without it serves one organization, unless Mixed.
 	Strong   bool
 	Mixed    bool
@@ -40,8 +42,9 @@ type Host struct {
 
 // Choice is a host and why it was chosen.
 type Choice struct {
-	Node volant.NodeID
-	Text string
+	Node   volant.NodeID
+	Region volant.Region
+	Text   string
 }
 
 // Pick returns the best host for the request: among those which can take it the one with the fewest
@@ -77,7 +80,7 @@ func Pick(r Request, hosts []Host) (Choice, error) {
 	if len(refused) > 0 {
 		text += "; not " + strings.Join(first(refused, 5), ", not ")
 	}
-	return Choice{best.Node, text}, nil
+	return Choice{best.Node, best.Region, text}, nil
 }
 
 // Fits says how many such machines the hosts of the request's region can take.
@@ -92,7 +95,7 @@ func Fits(r Request, hosts []Host) int {
 		if g.CPUKind == volant.CPUPerformance {
 			cpus = h.Cores
 		}
-		n += min(h.MemoryMB/g.MemoryMB, cpus/g.CPUs)
+		n += min(h.MemoryMB/(g.MemoryMB+h.OverheadMB), cpus/g.CPUs)
 	}
 	return n
 }
@@ -108,7 +111,7 @@ func unfit(r Request, g volant.Guest, h Host) string {
 		return "takes no new machines"
 	case !h.Strong && !h.Mixed && slices.ContainsFunc(h.Orgs, func(o volant.OrgID) bool { return o != r.Org }):
 		return "serves another organization, and its engine is not for several"
-	case h.MemoryMB < g.MemoryMB:
+	case h.MemoryMB < g.MemoryMB+h.OverheadMB:
 		return fmt.Sprintf("has %d MB free", max(0, h.MemoryMB))
 	case g.CPUKind == volant.CPUPerformance && h.Cores < g.CPUs:
 		return fmt.Sprintf("has %d whole cores free", max(0, h.Cores))

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/volant-edge/volant"
+	"github.com/volant-edge/volant/live"
 	"github.com/volant-edge/volant/why"
 )
 
@@ -22,6 +23,10 @@ type Events struct {
 	Load func(Load)
 	Wake func(Wake)
 	Why  func(why.Record) // refusals and wakes; connections are asked for by Query
+	// Fact is called with each fact of another node that the table's peers want, and Peer with what is known of a node.
+	// Both begin with all that is known.
+	Fact func(live.Fact)
+	Peer func(live.PeerState)
 }
 
 // report is what the reporter keeps of an app; app.mu guards it.

@@ -144,6 +144,8 @@ type Load struct {
 	Deaf      []volant.MachineID `json:"deaf,omitempty"`
 	Peak      int                `json:"peak"`    // most held and waiting at once since the Load before
 	Refused   uint64             `json:"refused"` // in all since the proxy began
+	// Avoid are hosts that connections from here do not reach now, though they may be heard.
+	Avoid []volant.NodeID `json:"avoid,omitempty"`
 }
 
 // Wake asks the host of a machine to wake it, for a connection that waits.

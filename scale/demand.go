@@ -2,6 +2,7 @@ package scale
 
 import (
 	"maps"
+	"slices"
 	"time"
 
 	volant "github.com/volant-edge/volant"
@@ -15,6 +16,11 @@ type Load struct {
 	Spilled  map[volant.Region]int    // those of Entering that are served too far away
 	Slots    map[volant.MachineID]int // held on this node, machines with none left out
 	Peak     int                      // most held and waiting at once since the Load before
+	Avoid    []volant.NodeID          // hosts that connections from here do not reach now
+}
+
+func (l *Load) avoids(node volant.NodeID) bool {
+	return len(l.Waiting) > 0 && slices.Contains(l.Avoid, node)
 }
 
 // demand is what all proxies tell of one group of an app.
@@ -108,6 +114,9 @@ func (d *demand) fill(o *Observation) {
 		m := &o.Machines[i]
 		l, ok := d.loads[m.Node]
 		m.Slots, m.Counted = l.Slots[m.ID], ok
+		for _, l := range d.loads {
+			m.Silent = m.Silent || l.avoids(m.Node)
+		}
 	}
 }
 

@@ -38,7 +38,7 @@ func (p *planner) in() {
 func (p *planner) calm(q volant.Region) int {
 	n := 0
 	for _, m := range p.ms {
-		if (q == "" || m.Region == q) && p.routable(m) && !p.foreign(m) {
+		if (q == "" || m.Region == q) && p.routable(m) && !m.Evacuate && !p.foreign(m) {
 			due := m.Since.Add(p.scale.IdleTimeout.D())
 			p.wakeAt(due)
 			if !due.After(p.o.Now) {
@@ -57,7 +57,7 @@ func (p *planner) drain(q volant.Region, n int) int {
 	}
 	idle := p.scale.IdleTimeout.D()
 	ms := p.machines(func(m Machine) bool {
-		return m.Region == q && p.mine(m) && p.routable(m) && !m.Blocked && !m.Since.Add(idle).After(p.o.Now)
+		return m.Region == q && p.mine(m) && p.routable(m) && !m.Evacuate && !m.Blocked && !m.Since.Add(idle).After(p.o.Now)
 	}, func(a, b Machine) int { return cmp.Compare(a.Slots, b.Slots) })
 	done := 0
 	for _, m := range ms {

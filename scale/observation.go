@@ -61,6 +61,11 @@ type Machine struct {
 	Emptied  time.Time // since when the Scaler sees it drained and empty; it fills that in
 	Failures int       // boots in a row which did not come to serve
 	Blocked  bool      // a step on it went wrong a moment ago
+	// Silent says that its host is not heard, or that clients' connections avoid it: it is there, as far as min and max
+	// go, but cannot be told anything, and nothing can be counted on that it holds.
+	Silent bool
+	// Evacuate says that its node is to be emptied: others take its place.
+	Evacuate bool
 }
 
 // State is a machine's state as far as scaling cares.

@@ -20,7 +20,7 @@ func (p *planner) out() {
 	for _, r := range p.order {
 		p.unmet = append(p.unmet, unmet{r, p.regions[r].Waiting, p.regions[r].Entering})
 	}
-	for p.capacity("") < p.wanted(p.load()) {
+	for p.short() {
 		if !p.placeNear(p.busiest(), p.why()) {
 			break
 		}
@@ -30,15 +30,22 @@ func (p *planner) out() {
 		p.hold("max", "%d connections want %d machines of %d each, and max is %d", load, need, p.o.Soft, top)
 	}
 	for _, q := range p.order {
-		for p.capacity(q) < p.scale.RegionMin[q] {
+		for p.capacity(q)+p.unheard(q) < p.scale.RegionMin[q] {
 			text := fmt.Sprintf("min keeps %d awake in %s", p.scale.RegionMin[q], q)
 			if !p.placeIn(q, reason{rule: "region_min", text: text}) {
 				p.hold("no_room", "%s, and nothing there can be woken or created", text)
+				p.wakeAt(p.o.Now.Add(roomAgain))
 				break
 			}
 		}
 	}
 	p.spilled()
+}
+
+// short says whether there are fewer machines than connections ask for or min keeps.
+func (p *planner) short() bool {
+	have := p.capacity("")
+	return have < min(ceilDiv(p.load(), p.o.Soft), max(p.scale.Max, p.scale.Least())) || have+p.unheard("") < p.scale.Least()
 }
 
 // why is the reason for the next machine.
@@ -62,7 +69,7 @@ func (p *planner) spilled() {
 		for {
 			missing := p.regions[q].Spilled - p.comingIn[q]*p.o.Soft
 			for _, m := range p.ms {
-				if m.Region == q && (p.routable(m) || p.booting(m)) {
+				if m.Region == q && !m.Evacuate && (p.routable(m) || p.booting(m)) {
 					missing -= max(0, p.o.Soft-m.Slots)
 				}
 			}
@@ -134,7 +141,7 @@ func (p *planner) placeIn(q volant.Region, why reason) bool {
 
 func (p *planner) undrain(q volant.Region, why reason) bool {
 	ms := p.machines(func(m Machine) bool {
-		return m.Region == q && p.mine(m) && m.Draining && !m.Blocked && (m.State == Serving || m.State == Booting)
+		return m.Region == q && p.mine(m) && m.Draining && !m.Evacuate && !m.Blocked && (m.State == Serving || m.State == Booting)
 	}, func(a, b Machine) int { return cmp.Compare(b.Slots, a.Slots) })
 	if len(ms) == 0 {
 		return false
@@ -150,7 +157,7 @@ func (p *planner) wake(q volant.Region, why reason) bool {
 	}
 	ms := p.machines(func(m Machine) bool {
 		asleep := m.State == Suspended || m.State == Stopped || m.State == Failed && p.trouble.broken
-		return m.Region == q && p.mine(m) && !m.Blocked && asleep
+		return m.Region == q && p.mine(m) && !m.Evacuate && !m.Blocked && asleep
 	}, func(a, b Machine) int { // the proxy's order, so that both wake the same one
 		return cmp.Or(cmp.Compare(a.Failures, b.Failures), first(a.State == Suspended, b.State == Suspended))
 	})
@@ -208,7 +215,7 @@ func (p *planner) evict(q volant.Region, why reason) bool {
 		return true
 	}
 	ms := p.machines(func(m Machine) bool {
-		return m.Region != q && p.mine(m) && m.Managed && !m.Blocked && (m.State == Suspended || m.State == Stopped)
+		return m.Region != q && p.mine(m) && m.Managed && !m.Evacuate && !m.Blocked && (m.State == Suspended || m.State == Stopped)
 	}, longestAsleep)
 	if len(ms) == 0 {
 		return false
@@ -217,6 +224,9 @@ func (p *planner) evict(q volant.Region, why reason) bool {
 	p.retire(ms[0], "make_room", fmt.Sprintf("%s; max is %d and %s needs the place", why.text, p.scale.Max, q))
 	return true
 }
+
+// roomAgain is when hosts are asked again that had no room.
+const roomAgain = 5 * time.Second
 
 // explain says why no machine could be added anywhere.
 func (p *planner) explain(why reason) {
@@ -235,6 +245,7 @@ func (p *planner) explain(why reason) {
 	case !p.o.Template:
 		p.hold("no_template", "%s; there is neither a release nor a machine to create them from", why.text)
 	default:
+		p.wakeAt(p.o.Now.Add(roomAgain))
 		p.hold("no_room", "%s; no host has room in a region the app may use", why.text)
 	}
 }

@@ -18,6 +18,7 @@ func Plan(o Observation) (steps []Step, next time.Time) {
 		return p.steps, p.next
 	}
 	p.out()
+	p.evacuate()
 	p.sleep()
 	p.in()
 	p.keep()
@@ -61,7 +62,7 @@ func newPlanner(o Observation) *planner {
 		if _, ok := p.regions[m.Region]; !ok {
 			p.regions[m.Region] = Region{}
 		}
-		if p.foreign(m) {
+		if p.foreign(m) || m.Evacuate {
 			continue
 		}
 		p.count++
@@ -84,12 +85,23 @@ func (p *planner) foreign(m Machine) bool {
 
 // mine are the machines scaling may act on.
 func (p *planner) mine(m Machine) bool {
-	return m.Run == volant.RunAuto && !m.Cordoned && !p.foreign(m)
+	return m.Run == volant.RunAuto && !m.Cordoned && !m.Silent && !p.foreign(m)
 }
 
 // routable machines take new connections.
 func (p *planner) routable(m Machine) bool {
-	return m.State == Serving && !m.Cordoned && !m.Draining && (!m.Failing || p.suspect)
+	return m.State == Serving && !m.Cordoned && !m.Draining && !m.Silent && (!m.Failing || p.suspect)
+}
+
+// unheard machines would be capacity if their hosts were heard: for what min keeps they are, until they are found lost.
+func (p *planner) unheard(q volant.Region) int {
+	n := 0
+	for _, m := range p.ms {
+		if (q == "" || m.Region == q) && m.Silent && !m.Evacuate && !m.Cordoned && !m.Draining && !p.foreign(m) && (m.State == Serving || m.State == Booting) {
+			n++
+		}
+	}
+	return n
 }
 
 // suspectChecks says that so many machines fail their checks that the checker is at fault, as the
@@ -114,7 +126,7 @@ func (p *planner) capacity(r volant.Region) int {
 		n = p.comingIn[r]
 	}
 	for _, m := range p.ms {
-		if (r == "" || m.Region == r) && (p.routable(m) || p.booting(m)) {
+		if (r == "" || m.Region == r) && !m.Evacuate && (p.routable(m) || p.booting(m)) {
 			n++
 		}
 	}
@@ -123,6 +135,9 @@ func (p *planner) capacity(r volant.Region) int {
 
 // booting machines will take connections: also those of the current release which its deploy has yet to route.
 func (p *planner) booting(m Machine) bool {
+	if m.Silent {
+		return false
+	}
 	unrouted := m.Cordoned && m.Run == volant.RunOn && m.Managed && m.Release == p.o.Release && m.Release != 0
 	return m.State == Booting && !m.Cordoned && !m.Draining || unrouted && (m.State == Booting || m.State == Serving)
 }

@@ -31,6 +31,7 @@ func (p *planner) workers() {
 			break
 		}
 	}
+	p.evacuateWorkers()
 	p.dismiss()
 }
 
@@ -50,7 +51,7 @@ func (p *planner) employed(q volant.Region) int {
 }
 
 func (p *planner) works(m Machine) bool {
-	if !m.Managed || m.Run != volant.RunOn {
+	if !m.Managed || m.Run != volant.RunOn || m.Evacuate {
 		return false
 	}
 	return !p.foreign(m) || !m.Cordoned && (m.State == Serving || m.State == Booting)
@@ -71,7 +72,7 @@ func (p *planner) hire(q volant.Region, why reason) bool {
 // first, then the youngest.
 func (p *planner) dismiss() {
 	ms := p.machines(func(m Machine) bool {
-		return m.Managed && m.Run == volant.RunOn && !p.foreign(m) && !m.Cordoned && !m.Blocked
+		return m.Managed && m.Run == volant.RunOn && !m.Evacuate && !p.foreign(m) && !m.Cordoned && !m.Blocked
 	}, func(a, b Machine) int {
 		return cmp.Or(first(resting(a), resting(b)), b.Since.Compare(a.Since), cmp.Compare(a.ID, b.ID))
 	})
@@ -80,7 +81,7 @@ func (p *planner) dismiss() {
 		if m.Blocked {
 			return // one that is being made may be there twice: as it will be, and as it is already
 		}
-		if m.Managed && m.Run == volant.RunOn && !p.foreign(m) {
+		if m.Managed && m.Run == volant.RunOn && !m.Evacuate && !p.foreign(m) {
 			own++
 			ownIn[m.Region]++
 		}

@@ -22,6 +22,9 @@ type TermConfig struct {
 	Start uint64        // counts the owner's processes, of which one lives at a time; 0: not counted
 	TTL   time.Duration // how long the store keeps a term without renewal; 10s if zero
 	Log   *slog.Logger  // nil discards
+	// Changed is called when a key, given without TermPrefix, has another holder or none, or when that is no longer
+	// known. It must not block.
+	Changed func(key string)
 }
 
 // Terms holds terms in the name of one process: keys in the store that one holder has at a time. All
@@ -33,6 +36,8 @@ type Terms struct {
 
 	mu  sync.Mutex // guards cur, and is held while it is made
 	cur *lease
+
+	held held
 }
 
 // lease is a lease of the store and what its terms share: the end of all of them.
@@ -65,11 +70,20 @@ func NewTerms(s Store, cfg TermConfig) *Terms {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	return &Terms{store: s, cfg: cfg, wake: make(chan struct{}, 1)}
+	if cfg.Changed == nil {
+		cfg.Changed = func(string) {}
+	}
+	return &Terms{store: s, cfg: cfg, wake: make(chan struct{}, 1), held: newHeld()}
 }
 
-// Run renews the terms until ctx ends, and then gives all of them up.
+// Run renews the terms and watches those of others until ctx ends, and then gives all of its own up.
 func (t *Terms) Run(ctx context.Context) error {
+	watched := make(chan struct{})
+	go func() {
+		defer close(watched)
+		t.watch(ctx)
+	}()
+	defer func() { <-watched }()
 	tick := time.NewTicker(t.cfg.TTL / 5)
 	defer tick.Stop()
 	for {
@@ -87,15 +101,24 @@ func (t *Terms) Run(ctx context.Context) error {
 // Hold waits until it holds the key, or ctx ends. The key is given without TermPrefix.
 func (t *Terms) Hold(ctx context.Context, key string) (*Term, error) {
 	for {
+		free := t.held.free(key)
 		term, err := t.Try(ctx, key)
 		if err == nil || !errors.Is(err, volant.ErrLeased) && !errors.Is(err, volant.ErrUnavailable) {
 			return term, err
 		}
+		again := t.cfg.TTL / 5
+		if _, known := t.held.owner(key); known && errors.Is(err, volant.ErrLeased) {
+			again = 5 * t.cfg.TTL // its end is told: asking all the time is a load on the store
+		}
+		wait := time.NewTimer(again)
 		select {
 		case <-ctx.Done():
+			wait.Stop()
 			return nil, fmt.Errorf("hold %s: %w (%w)", key, ctx.Err(), err)
-		case <-time.After(t.cfg.TTL / 5):
+		case <-free:
+		case <-wait.C:
 		}
+		wait.Stop()
 	}
 }
 

@@ -1,0 +1,215 @@
+package node
+
+import (
+	"bytes"
+	"context"
+	"log/slog"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	volant "github.com/volant-edge/volant"
+	"github.com/volant-edge/volant/live"
+)
+
+// teller is a proxy that tells other nodes facts of this one.
+type teller interface {
+	Tell(ctx context.Context, facts []live.Fact) error
+}
+
+// telling has this node's proxy tell other nodes what its server says of its machines and its room. A proxy that is
+// new is told all of it.
+type telling struct {
+	self  volant.NodeID
+	epoch uint64 // of this server
+	link  func() (Link, error)
+	room  func() room // this node's
+	log   *slog.Logger
+	wake  chan struct{} // 1 deep: something is to be told
+	moved chan struct{} // 1 deep: the room may have changed
+
+	mu    sync.Mutex // guards the fields below
+	all   map[live.Key]live.Fact
+	dirty map[live.Key]bool
+	seq   uint64 // of the room
+	last  []byte // the room told last, without its time
+}
+
+func newTelling(self volant.NodeID, epoch uint64, link func() (Link, error), r func() room, log *slog.Logger) *telling {
+	return &telling{
+		self: self, epoch: epoch, link: link, room: r, log: log, wake: make(chan struct{}, 1), moved: make(chan struct{}, 1),
+		all: map[live.Key]live.Fact{}, dirty: map[live.Key]bool{},
+	}
+}
+
+func ring(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default: // one is waiting already
+	}
+}
+
+// have takes what became of a machine here.
+func (t *telling) have(h volant.Have) {
+	body, err := encodeHave(h)
+	if err != nil {
+		t.log.Error("other nodes are not told of a machine", "machine", h.Machine, "err", err)
+		return
+	}
+	t.set(live.Fact{
+		Node: t.self, Key: live.Key{Kind: live.Have, ID: string(h.Machine)}, Version: live.Version{Epoch: h.Epoch, Seq: h.Seq}, Body: body,
+	})
+	ring(t.moved)
+}
+
+// forget ends the facts of machines that are gone for good.
+func (t *telling) forget(gone func(volant.MachineID) bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for key, f := range t.all {
+		if key.Kind != live.Have || f.Gone || !gone(volant.MachineID(key.ID)) {
+			continue
+		}
+		f.Gone, f.Body = true, nil
+		f.Version.Seq++
+		t.all[key], t.dirty[key] = f, true
+	}
+	if len(t.dirty) > 0 {
+		ring(t.wake)
+	}
+}
+
+func (t *telling) set(f live.Fact) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if old, ok := t.all[f.Key]; ok && !old.Version.Before(f.Version) {
+		return
+	}
+	t.all[f.Key], t.dirty[f.Key] = f, true
+	ring(t.wake)
+}
+
+// linked has a new proxy told all.
+func (t *telling) linked() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for key, f := range t.all {
+		if f.Gone { // nobody heard of it from this proxy
+			delete(t.all, key)
+			delete(t.dirty, key)
+			continue
+		}
+		t.dirty[key] = true
+	}
+	t.last = nil
+	ring(t.wake)
+	ring(t.moved)
+}
+
+const (
+	roomEvery   = 200 * time.Millisecond // how often the room is told at most
+	roomAtLeast = 10 * time.Second       // and at least, with the time by this node's clock
+	tellMost    = 256                    // facts at once
+	tellWithin  = 5 * time.Second
+	tellAgain   = time.Second
+)
+
+func (t *telling) run(ctx context.Context) error {
+	again := time.NewTicker(roomAtLeast)
+	defer again.Stop()
+	var retry, due <-chan time.Time
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-t.wake:
+		case <-retry:
+		case <-t.moved:
+			if due == nil {
+				due = time.After(roomEvery)
+			}
+			continue
+		case <-due:
+			due = nil
+			t.setRoom(false)
+		case <-again.C:
+			t.setRoom(true)
+		}
+		retry = nil
+		if err := t.tell(ctx); err != nil {
+			t.log.Debug("other nodes are not told yet", "err", err)
+			retry = time.After(tellAgain)
+		}
+	}
+}
+
+// setRoom takes the room as it is now, if it changed or always.
+func (t *telling) setRoom(always bool) {
+	r := t.room()
+	plain, err := encodeRoom(r)
+	if err != nil {
+		t.log.Error("other nodes are not told of the room", "err", err)
+		return
+	}
+	t.mu.Lock()
+	same := bytes.Equal(plain, t.last)
+	if same && !always {
+		t.mu.Unlock()
+		return
+	}
+	t.last = plain
+	t.seq++
+	seq := t.seq
+	t.mu.Unlock()
+	r.Clock = time.Now().UnixMilli()
+	body, err := encodeRoom(r)
+	if err != nil {
+		return
+	}
+	t.set(live.Fact{Node: t.self, Key: live.Key{Kind: live.Room}, Version: live.Version{Epoch: t.epoch, Seq: seq}, Body: body})
+}
+
+// tell tells what is to be told. A link that cannot tell belongs to a node that is alone.
+func (t *telling) tell(ctx context.Context) error {
+	for {
+		t.mu.Lock()
+		keys := slices.Collect(maps.Keys(t.dirty))
+		keys = keys[:min(len(keys), tellMost)]
+		facts := make([]live.Fact, len(keys))
+		for i, key := range keys {
+			facts[i] = t.all[key]
+		}
+		t.mu.Unlock()
+		if len(facts) == 0 {
+			return nil
+		}
+		l, err := t.link()
+		if err != nil {
+			return err
+		}
+		to, ok := l.(teller)
+		if ok {
+			bound, cancel := context.WithTimeout(ctx, tellWithin)
+			err = to.Tell(bound, facts)
+			cancel()
+		}
+		if err != nil {
+			return err
+		}
+		t.told(facts)
+	}
+}
+
+func (t *telling) told(facts []live.Fact) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, f := range facts {
+		if t.all[f.Key].Version == f.Version {
+			delete(t.dirty, f.Key)
+		}
+		if f.Gone && t.all[f.Key].Gone {
+			delete(t.all, f.Key)
+		}
+	}
+}
