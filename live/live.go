@@ -82,6 +82,7 @@ type PeerState struct {
 	Node   volant.NodeID
 	Epoch  uint64        // boot epoch of its proxy, 0 until it was heard
 	RTT    time.Duration // smoothed; 0 until it was measured
+	MinRTT time.Duration // the shortest of the last minutes
 	Heard  time.Time     // when it was heard last
 	Silent bool          // not heard for 6 s, or never
 }

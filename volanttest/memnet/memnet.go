@@ -1,5 +1,5 @@
-// Package memnet is a TCP network in memory, for tests of whole platforms under testing/synctest: half-close,
-// reset, refusal, bounded buffers and deadlines as the kernel has them, and no file descriptor.
+// Package memnet is a network in memory, for tests of whole platforms under testing/synctest: TCP with half-close,
+// reset, refusal, bounded buffers and deadlines as the kernel has them, UDP in any weather, and no file descriptor.
 package memnet
 
 import (
@@ -22,6 +22,8 @@ type Network struct {
 	mu        sync.Mutex
 	listeners map[netip.AddrPort]*listener
 	lastPort  uint16
+	packets   map[netip.AddrPort]*PacketConn
+	weather   Weather // of datagrams
 }
 
 // Listen listens on an address, which needs no set-up.
