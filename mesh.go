@@ -75,4 +75,5 @@ type JoinToken struct {
 	Region  Region    `json:"region,omitempty"` // the only one it may join; empty: any
 	Uses    int       `json:"uses"`             // that are left
 	Expires time.Time `json:"expires"`
+	Nodes   []NodeID  `json:"nodes,omitempty"` // that joined by it
 }

@@ -113,6 +113,8 @@ type Node struct {
 	Mesh   Mesh     `json:"mesh,omitzero"`
 	// Draining is the operator's flag: no new machines come here, and those that are here go elsewhere.
 	Draining bool `json:"draining,omitempty"`
+	// Token is the ID of the API token of the server's own root; empty on the first server of a cluster.
+	Token string `json:"token,omitempty"`
 }
 
 // Has says whether the node has a role.

@@ -493,21 +493,3 @@ type AssignIP struct {
 	Network     string `json:"network,omitempty"`      // only of private addresses, which are not served yet
 	ServiceName string `json:"service_name,omitempty"` // a note of what it is for
 }
-
-// Node is one server.
-type Node struct {
-	ID         string        `json:"id"`
-	Name       string        `json:"name"`
-	Region     string        `json:"region"`
-	Roles      []string      `json:"roles"`
-	Version    string        `json:"version"`
-	Engine     string        `json:"engine"`
-	EngineWhy  string        `json:"engine_why"`
-	Memory     int           `json:"memory_mb"`      // machines may hold
-	MemoryFree int           `json:"memory_free_mb"` // of it, free
-	Machines   int           `json:"machines"`
-	Awake      int           `json:"awake"`
-	Proxy      string        `json:"proxy"` // "running", or what is wrong
-	ProxyPID   int           `json:"proxy_pid"`
-	Uptime     time.Duration `json:"uptime_ns"`
-}

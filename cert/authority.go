@@ -171,6 +171,30 @@ func encodeKey(k *ecdsa.PrivateKey) ([]byte, error) {
 	return pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: der}), err
 }
 
+// Files are the authority's certificate and key, PEM, for another server of the cluster.
+func (a *Authority) Files() (crt, key []byte, err error) {
+	key, err = encodeKey(a.key)
+	return a.pem, key, err
+}
+
+// Install writes the authority that another server of the cluster gave, in place of one that there may be.
+func Install(dir string, crt, key []byte) error {
+	block, _ := pem.Decode(crt)
+	keyBlock, _ := pem.Decode(key)
+	if block == nil || keyBlock == nil {
+		return volant.Invalidf("the cluster's development CA is not PEM")
+	}
+	c, err := x509.ParseCertificate(block.Bytes)
+	if err != nil {
+		return volant.Invalidf("the cluster's development CA cannot be read: %v", err)
+	}
+	k, err := x509.ParseECPrivateKey(keyBlock.Bytes)
+	if err != nil || !k.PublicKey.Equal(c.PublicKey) {
+		return volant.Invalidf("the key of the cluster's development CA does not fit it")
+	}
+	return (&Authority{cert: c, key: k, pem: crt}).save(dir)
+}
+
 // PEM is the authority's certificate.
 func (a *Authority) PEM() []byte { return a.pem }
 

@@ -337,13 +337,6 @@ func (c *Client) Why(ctx context.Context, what string, kinds []why.Kind, limit i
 	return out, err
 }
 
-// Nodes lists the servers.
-func (c *Client) Nodes(ctx context.Context) ([]api.Node, error) {
-	var out []api.Node
-	err := c.do(ctx, http.MethodGet, "/v1/nodes", nil, &out)
-	return out, err
-}
-
 func appPath(app string) string { return "/v1/apps/" + url.PathEscape(app) }
 
 func machinePath(app, id string) string { return appPath(app) + "/machines/" + url.PathEscape(id) }

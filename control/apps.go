@@ -260,11 +260,6 @@ func (s *Server) checkRegions(p *api.ScalePatch) error {
 	return nil
 }
 
-func (s *Server) listNodes(w http.ResponseWriter, _ *call) error {
-	reply(w, http.StatusOK, s.Nodes())
-	return nil
-}
-
 // untilSnapshot looks at each new snapshot until ok says it is enough, or the time is over.
 func (s *Server) untilSnapshot(c *call, timeout time.Duration, ok func(*catalog.Snapshot) (bool, error)) error {
 	changed, cancel := s.Catalog.Subscribe()

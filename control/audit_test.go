@@ -8,8 +8,10 @@ import (
 	"testing"
 	"time"
 
+	volant "github.com/volant-edge/volant"
 	"github.com/volant-edge/volant/api"
 	"github.com/volant-edge/volant/control"
+	"github.com/volant-edge/volant/store"
 	"github.com/volant-edge/volant/volanttest"
 	"github.com/volant-edge/volant/why"
 )
@@ -55,6 +57,15 @@ var changes = map[string]string{
 	"POST /v1/apps/{app}/secretkeys/{name}":                `{"type":"hs256","value":"MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY="}`,
 	"POST /v1/apps/{app}/secretkeys/{name}/generate":       `{"type":"es256"}`,
 	"DELETE /v1/apps/{app}/secretkeys/{name}":              "-",
+	"POST /v1/nodes/{node}/drain":                          "-",
+	"POST /v1/nodes/{node}/undrain":                        "-",
+	"POST /v1/nodes/{node}/promote":                        "-",
+	"POST /v1/nodes/{node}/demote":                         "-",
+	"DELETE /v1/nodes/{node}":                              "-",
+	"PUT /v1/platform/regions/{region}":                    `{"name":"Home","latitude":1,"longitude":2}`,
+	"DELETE /v1/platform/regions/{region}":                 "-",
+	"POST /v1/join-tokens":                                 `{"roles":["edge"]}`,
+	"DELETE /v1/join-tokens/{token}":                       "-",
 }
 
 // unaudited are the routes that change nothing of what users have, though they are no reads.
@@ -100,7 +111,7 @@ func subject(t *testing.T, p *volanttest.Platform) (path *strings.Replacer, chai
 	tok, err := p.API.CreateToken(ctx, api.CreateToken{AppName: "web"})
 	must(err)
 	return strings.NewReplacer("{app}", "web", "{id}", m.ID, "{name}", "A", "{hostname}", "www.example.com",
-		"{ip}", ip.IP, "{token}", tok.ID, "{key}", "k"), chain, key
+		"{ip}", ip.IP, "{token}", tok.ID, "{key}", "k", "{node}", "deadbeef", "{region}", "local"), chain, key
 }
 
 // Each route that changes something says so in why, with who asked. A new one needs a line in changes.
@@ -121,6 +132,13 @@ func TestEveryChangeIsOnRecordWithItsActor(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			bubble(t, func(t *testing.T, p *volanttest.Platform) {
 				path, chain, key := subject(t, p)
+				if strings.HasPrefix(r.Path, "/v1/join-tokens/") {
+					tok, err := p.API.CreateJoinToken(t.Context(), api.CreateJoinToken{})
+					if err != nil {
+						t.Fatal(err)
+					}
+					path = strings.NewReplacer("{token}", tok.ID)
+				}
 				url, header := path.Replace(r.Path), http.Header{}
 				switch {
 				case body == "-":
@@ -162,6 +180,21 @@ func prepareRoute(t *testing.T, p *volanttest.Platform, name string, path *strin
 		header.Set("fly-machine-lease-nonce", l.Data.Nonce)
 	case strings.HasSuffix(name, "/metadata/{key}"):
 		ask[any](t, p, "POST", path.Replace("/v1/apps/{app}/machines/{id}/metadata/{key}"), `{"value":"v"}`)
+	case strings.Contains(name, "/v1/nodes/"):
+		n := &volant.Node{Name: "other", Region: "local", Roles: []string{"edge", "control"}, Mesh: volant.Mesh{Key: "k"}}
+		if strings.HasPrefix(name, "DELETE") {
+			n.Roles = []string{"edge"}
+		}
+		n.Meta = volant.Meta{Kind: volant.KindNode, ID: "deadbeef"}
+		rev, err := store.Create(t.Context(), p.Store, "test", n)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := p.Node.Catalog().Wait(t.Context(), rev); err != nil {
+			t.Fatal(err)
+		}
+	case name == "DELETE /v1/platform/regions/{region}":
+		ask[any](t, p, "PUT", "/v1/platform/regions/local", `{"latitude":1,"longitude":1}`)
 	case name == "DELETE /v1/apps/{app}/secretkeys/{name}":
 		ask[any](t, p, "POST", path.Replace("/v1/apps/{app}/secretkeys/{name}/generate"), `{"type":"hs256"}`)
 	}

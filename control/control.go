@@ -35,6 +35,7 @@ import (
 	"github.com/volant-edge/volant/api"
 	"github.com/volant-edge/volant/catalog"
 	"github.com/volant-edge/volant/guest"
+	"github.com/volant-edge/volant/join"
 	"github.com/volant-edge/volant/metrics"
 	"github.com/volant-edge/volant/store"
 	"github.com/volant-edge/volant/why"
@@ -131,7 +132,9 @@ type Deps struct {
 	Domain  string // apps answer to NAME.Domain; empty: they have no names
 	// Resolve asks the name server; net.DefaultResolver's if nil.
 	Resolve func(ctx context.Context, network, host string) ([]netip.Addr, error)
-	Nodes   func() []api.Node // this node as its operator sees it
+	Nodes   func() []api.Node // the servers as their operator sees them
+	// Joining says by which key servers that join know this cluster, and where they ask; nil: none can join.
+	Joining func() (cluster join.Fingerprint, at []string, err error)
 	// Measure measures apps, and with own the node itself.
 	Measure func(ctx context.Context, apps []*volant.App, own bool) *metrics.Sample
 	CA      []byte        // certificate of the development CA, PEM; nil: none

@@ -20,8 +20,8 @@ type place struct {
 	geo       string
 }
 
-// places are those of the codes that Fly's users know. What a code means is up to the operator: others are
-// shown without a place.
+// places are those of the codes that Fly's users know. What a code means is up to the operator, whose records come
+// before them; others are shown without a place.
 var places = map[volant.Region]place{
 	"ams": {"Amsterdam, Netherlands", 52.31, 4.76, "europe"}, "arn": {"Stockholm, Sweden", 59.65, 17.92, "europe"},
 	"bom": {"Mumbai, India", 19.09, 72.87, "asia_pacific"}, "cdg": {"Paris, France", 49.01, 2.55, "europe"},
@@ -54,18 +54,36 @@ func (s *Server) listRegions(w http.ResponseWriter, c *call) error {
 		return err
 	}
 	out := api.Regions{Nearest: string(s.Region), Regions: []api.Region{}}
-	room := s.Machines.Room(g)
-	for _, code := range s.regions() {
-		p, known := places[code]
-		if !known {
-			p.name = string(code)
+	room, codes := s.Machines.Room(g), s.regions()
+	if c.flag("all") {
+		for p := range s.Catalog.Snapshot().Places() {
+			codes = append(codes, volant.Region(p.ID))
 		}
-		out.Regions = append(out.Regions, api.Region{
-			Code: string(code), Name: p.name, Latitude: p.lat, Longitude: p.long, GeoRegion: p.geo, Capacity: room[code],
-		})
+		slices.Sort(codes)
+		codes = slices.Compact(codes)
+	}
+	for _, code := range codes {
+		out.Regions = append(out.Regions, s.regionView(code, room[code]))
 	}
 	reply(w, http.StatusOK, out)
 	return nil
+}
+
+func (s *Server) regionView(code volant.Region, room int) api.Region {
+	p := s.placeOf(code)
+	return api.Region{Code: string(code), Name: p.name, Latitude: p.lat, Longitude: p.long, GeoRegion: p.geo, Capacity: room}
+}
+
+// placeOf is what operators know of a region, or what is known of its code.
+func (s *Server) placeOf(code volant.Region) place {
+	p, known := places[code]
+	if !known {
+		p.name = string(code)
+	}
+	if own, ok := s.Catalog.Snapshot().Place(code); ok {
+		p.name, p.lat, p.long = own.Name, own.Lat, own.Long
+	}
+	return p
 }
 
 // regions are those of the servers, in order.

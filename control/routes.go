@@ -101,6 +101,8 @@ var pathParams = map[string]string{
 	"org":      "slug of the organization",
 	"hostname": "host name; a \"*\" is written as %2A",
 	"token":    "ID of the token",
+	"node":     "ID or name of the server",
+	"region":   "code of the region",
 	"what":     "name of an app, ID of a machine, or ID of a connection",
 }
 
@@ -125,7 +127,7 @@ func (s *Server) Routes() []Route {
 		{"releases", s.releaseRoutes()},
 		{"machines", s.machineRoutes()},
 		{"accounts", append(s.accountRoutes(), s.secretKeyRoutes()...)},
-		{"platform", s.platformRoutes()},
+		{"platform", append(s.platformRoutes(), s.nodeRoutes()...)},
 	} {
 		for _, r := range area.routes {
 			r.Area = area.name

@@ -139,6 +139,8 @@ func (s *Server) getWhy(w http.ResponseWriter, c *call) error {
 		q.App = a.App
 	} else if m, ok := snap.Machine(volant.MachineID(what)); ok && c.who.may(m.Org, m.App, scopeRead) {
 		q.Machine = volant.MachineID(what)
+	} else if n, err := nodeNamed(snap, what); err == nil && c.who.root() {
+		q.Node, q.Kinds = volant.NodeID(n.ID), []why.Kind{why.Change}
 	} else {
 		q.Request = what
 	}
@@ -147,7 +149,7 @@ func (s *Server) getWhy(w http.ResponseWriter, c *call) error {
 		return err
 	}
 	if q.Request != "" && len(recs) == 0 {
-		return volant.Errorf(volant.ErrNotFound, "%q is no app, no machine and no connection on record", what).
+		return volant.Errorf(volant.ErrNotFound, "%q is no app, no machine, no node and no connection on record", what).
 			WithRemedy("connections are kept in memory for a while only; see `volant apps list` for the apps")
 	}
 	if recs == nil {

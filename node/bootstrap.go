@@ -15,8 +15,11 @@ import (
 )
 
 // bootstrap makes what every cluster has: the first organization, this node's record and the root token.
-// With the store down it leaves everything as it is.
+// With the store down, and on a server that joined, it leaves everything as it is.
 func (p *Platform) bootstrap(ctx context.Context) error {
+	if p.Joined {
+		return p.awaitRecord(ctx)
+	}
 	ctx, cancel := context.WithTimeout(ctx, bootGrace)
 	defer cancel()
 	if p.Down {
@@ -24,7 +27,7 @@ func (p *Platform) bootstrap(ctx context.Context) error {
 	}
 	org := &volant.Org{Name: "Personal"}
 	org.Meta = volant.Meta{Kind: volant.KindOrg, Org: volant.OrgPersonal, ID: string(volant.OrgPersonal)}
-	node := &volant.Node{Name: p.Name, Region: p.Region, Roles: []string{"edge", "host", "control"}}
+	node := &volant.Node{Name: p.Name, Region: p.Region, Roles: p.Roles}
 	node.Meta = volant.Meta{Kind: volant.KindNode, ID: string(p.Node)}
 	root := &volant.Token{Name: "root", Hash: control.HashToken(p.Token), Scopes: []string{"admin"}}
 	root.Meta = volant.Meta{Kind: volant.KindToken, Org: control.AnyOrg, ID: root.Hash[:16]}
@@ -39,6 +42,27 @@ func (p *Platform) bootstrap(ctx context.Context) error {
 		}
 	}
 	return p.cat.Wait(ctx, last)
+}
+
+// awaitRecord waits until the copy of the intent has come to hold this node's record, which was written when it
+// joined. At a later start it does at once, be the store up or down.
+func (p *Platform) awaitRecord(ctx context.Context) error {
+	changed, cancel := p.cat.Subscribe()
+	defer cancel()
+	tell := time.NewTicker(bootGrace)
+	defer tell.Stop()
+	for {
+		if _, ok := p.cat.Snapshot().Node(p.Node); ok && !p.cat.Snapshot().Rev.Before(p.Known) {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-changed:
+		case <-tell.C:
+			p.Log.Warn("this server has joined and does not reach the intent yet: control nodes do not answer in the mesh")
+		}
+	}
 }
 
 // reap makes tombstones of the records of machines that their host has destroyed, and destroys those that came to

@@ -73,7 +73,7 @@ func (p *Platform) measureMachines(ctx context.Context, apps []*volant.App, to [
 }
 
 func (p *Platform) measureOwn(proxyUp bool) *metrics.Own {
-	n := p.nodes()[0]
+	n := p.self()
 	return &metrics.Own{
 		Version: p.Version, MemoryMB: n.Memory, MemoryFreeMB: n.MemoryFree, Machines: n.Machines, Awake: n.Awake, ProxyUp: proxyUp,
 		UptimeSeconds: n.Uptime.Seconds(), Revision: p.cat.Snapshot().Rev.Rev,

@@ -12,7 +12,6 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	volant "github.com/volant-edge/volant"
-	"github.com/volant-edge/volant/api"
 	"github.com/volant-edge/volant/catalog"
 	"github.com/volant-edge/volant/cert"
 	"github.com/volant-edge/volant/control"
@@ -34,6 +33,8 @@ type Parts struct {
 	Node    volant.NodeID
 	Region  volant.Region
 	Name    string
+	Roles   []string // until the node's record is known, which then says; all if empty
+	Joined  bool     // the node's record was written when it joined: this is not the first server
 	Version string
 	Epoch   uint64 // grows with each start
 	Token   string // the root token
@@ -70,6 +71,11 @@ type Parts struct {
 	Mesh       netip.Addr
 	PeerListen func(ctx context.Context, at netip.AddrPort) (net.Listener, error)
 	PeerDial   func(ctx context.Context, network, addr string) (net.Conn, error)
+	// JoinListen listens for servers that join, which reach it at Endpoint; nil: none can.
+	JoinListen func(ctx context.Context) (net.Listener, error)
+	Endpoint   netip.AddrPort
+	Stores     []string     // URLs of the intent's etcd where that is not of control nodes
+	Pools      EdgeConfig   // that Addresses gives out of
 	Log        *slog.Logger // nil discards
 }
 
@@ -112,6 +118,9 @@ func NewPlatform(parts Parts) (*Platform, error) {
 	if p.Log == nil {
 		p.Log = slog.New(slog.DiscardHandler)
 	}
+	if len(p.Roles) == 0 {
+		p.Roles = allRoles()
+	}
 	p.names = &names{domain: cmp.Or(p.Domain, DefaultDomain), issued: p.CA, box: p.Secrets, why: p.Reasons, log: p.Log}
 	p.cat = catalog.New(catalog.Config{Log: p.Log})
 	p.newPeers()
@@ -147,12 +156,16 @@ func NewPlatform(parts Parts) (*Platform, error) {
 	if p.Blobs != nil {
 		reg = v2{registry.New(p.Blobs, tags{p.Store, p.cat, p.Reasons}, p.Log)}
 	}
-	p.api = control.New(control.Deps{
+	deps := control.Deps{
 		Registry: reg,
 		Store:    p.Store, Catalog: p.cat, Machines: machines{p.fleet}, Images: p.Uploads,
 		Reasons: p.reasons(), Traffic: flows{&p.traffic, p.known, p.cat}, Addresses: p.Addresses, Secrets: p.Secrets, Resolve: p.Resolve, Answers: p.Answers,
 		Nodes: p.nodes, Measure: p.Measure, Region: p.Region, CA: caOf(p.CA), Domain: p.names.domain, Forward: p.forward, Log: p.Log,
-	})
+	}
+	if p.JoinListen != nil {
+		deps.Joining = p.joining
+	}
+	p.api = control.New(deps)
 	return p, nil
 }
 
@@ -175,6 +188,7 @@ func (p *Platform) Run(ctx context.Context) error {
 		g.Go(func() error { return named("peers", p.servePeers(ctx)) })
 		g.Go(func() error { return named("facts", p.telling.run(ctx)) })
 		g.Go(func() error { return named("nodes", p.watchNodes(ctx)) })
+		g.Go(func() error { return named("joins", p.letIn(ctx)) })
 		g.Go(func() error { return named("publish", p.publish(ctx)) })
 		g.Go(func() error { return named("terms", p.terms.Run(ctx)) })
 		g.Go(func() error { return named("scale", p.holder.Run(ctx)) })
@@ -198,31 +212,3 @@ func (p *Platform) API() *control.Server { return p.api }
 
 // Catalog is the platform's picture.
 func (p *Platform) Catalog() *catalog.Catalog { return p.cat }
-
-// nodes is this server as its operator sees it.
-func (p *Platform) nodes() []api.Node {
-	room := p.host.Room()
-	n := api.Node{
-		ID: string(p.Node), Name: p.Name, Region: string(p.Region), Roles: []string{"edge", "host", "control"},
-		Version: p.Version, Engine: p.Engine.Name(), Memory: room.MemoryMB, MemoryFree: room.FreeMB,
-		Uptime: time.Since(p.start),
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
-	defer cancel()
-	if caps, err := p.Engine.Probe(ctx); err != nil { // cached
-		n.EngineWhy = err.Error()
-	} else {
-		n.EngineWhy = caps.Why
-	}
-	for _, h := range p.host.Haves() {
-		if h.State == volant.StateDestroyed {
-			continue
-		}
-		n.Machines++
-		if h.State.Awake() {
-			n.Awake++
-		}
-	}
-	n.Proxy, n.ProxyPID = p.edge.status()
-	return []api.Node{n}
-}

@@ -7,7 +7,7 @@
 //   - What is stored and backed up with the records is of no use without the key file.
 //   - A sealed value opens only for the place it was sealed for, so that a value copied into another record
 //     does not open there. The place of a secret is "APPID/NAME", of a certificate's key "cert/HOSTNAME".
-//   - The key file is made once and never replaced. It is readable by its owner alone, or nothing opens.
+//   - The key file is made once, or given by the cluster when the server joins, and never replaced. It is readable by its owner alone, or nothing opens.
 //   - Each sealed value begins with a version byte, so that another algorithm can follow this one.
 //
 // # Sources
@@ -31,6 +31,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"golang.org/x/crypto/chacha20poly1305"
 
@@ -52,6 +53,7 @@ const overhead = 1 + chacha20poly1305.NonceSizeX + chacha20poly1305.Overhead
 // Box seals and opens. It may be used by many goroutines at once.
 type Box struct {
 	aead   cipher.AEAD
+	key    []byte
 	digest []byte // key of digests
 }
 
@@ -80,7 +82,41 @@ func New(key []byte) (*Box, error) {
 	if err != nil {
 		return nil, fmt.Errorf("key of digests: %w", err)
 	}
-	return &Box{aead: aead, digest: digest}, nil
+	return &Box{aead: aead, key: slices.Clone(key), digest: digest}, nil
+}
+
+// Install writes the key that another server of the cluster gave. It replaces no other key.
+func Install(dir string, key []byte) error {
+	if _, err := New(key); err != nil {
+		return err
+	}
+	path := filepath.Join(dir, KeyFile)
+	old, err := readKey(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		if err := atomicfile.WriteChecked(path, key, 0o600); err != nil {
+			return fmt.Errorf("key of secrets: %w", err)
+		}
+		return nil
+	case err != nil:
+		return fmt.Errorf("key of secrets: %w", err)
+	case !hmac.Equal(old, key):
+		return volant.Errorf(volant.ErrPrecondition, "%s holds the key of another cluster", path).
+			WithRemedy("use an empty data directory")
+	}
+	return nil
+}
+
+// Key is the key itself, for another server of the cluster.
+func (b *Box) Key() []byte { return slices.Clone(b.key) }
+
+// Derive returns 32 bytes that only servers with this key know, for one purpose.
+func (b *Box) Derive(purpose string) ([]byte, error) {
+	out, err := hkdf.Key(sha256.New, b.key, nil, "volant "+purpose, sha256.Size)
+	if err != nil {
+		return nil, fmt.Errorf("derive the key for %s: %w", purpose, err)
+	}
+	return out, nil
 }
 
 func readKey(path string) ([]byte, error) {

@@ -179,6 +179,10 @@ func (p *Platform) Start() {
 		},
 		Images: im, Uploads: im, Blobs: im, Net: &p.links, Cgroups: cgroups{}, Addresses: pool{}, Secrets: p.box, Answers: filepath.Join(p.dir, "answers"), Resolve: p.resolve,
 		Proxy: func(context.Context) (node.Link, func(), error) { return p.Proxy, func() {}, nil },
+		JoinListen: func(ctx context.Context) (net.Listener, error) {
+			return p.Net.Listen(ctx, netip.MustParseAddrPort("192.0.2.1:4281"))
+		},
+		Endpoint: netip.MustParseAddrPort("192.0.2.1:4281"),
 	}
 	if testing.Verbose() {
 		parts.Log = slog.New(slog.NewTextHandler(writer{p.t}, nil))

@@ -56,6 +56,7 @@ func (q Query) Match(r Record) bool {
 		(q.App == "" || q.App == r.App) &&
 		(q.Machine == "" || q.Machine == r.Machine) &&
 		(q.Request == "" || q.Request == r.Request) &&
+		(q.Node == "" || string(q.Node) == r.Attrs["node"]) &&
 		(len(q.Kinds) == 0 || slices.Contains(q.Kinds, r.Kind)) &&
 		!r.Time.Before(q.Since)
 }

@@ -60,6 +60,7 @@ type Query struct {
 	App     volant.AppID
 	Machine volant.MachineID
 	Request string
+	Node    volant.NodeID // of the attribute "node"
 	Kinds   []Kind
 	Since   time.Time
 	Limit   int // newest first; 100

@@ -25,23 +25,3 @@ func short(digest string) string {
 	const enough = len("sha256:") + 12
 	return digest[:min(len(digest), enough)]
 }
-
-func newNodes(g *globals) *cobra.Command {
-	cmd := &cobra.Command{Use: "nodes", Short: "Look at servers", Aliases: []string{"node"}}
-	cmd.AddCommand(&cobra.Command{
-		Use: "list", Short: "List servers", Args: cobra.NoArgs, Aliases: []string{"ls"},
-		RunE: g.ask(func(c *call) error {
-			ns, err := c.Nodes(c.ctx)
-			if err != nil {
-				return err
-			}
-			return sayRows(c, ns, []string{"NODE", "NAME", "REGION", "ENGINE", "MACHINES", "AWAKE", "MEMORY FREE", "PROXY"}, func(n api.Node) []string {
-				return []string{
-					n.ID, n.Name, n.Region, n.Engine, fmt.Sprint(n.Machines), fmt.Sprint(n.Awake),
-					fmt.Sprintf("%d of %d MB", n.MemoryFree, n.Memory), n.Proxy,
-				}
-			})
-		}),
-	})
-	return cmd
-}

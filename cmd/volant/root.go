@@ -44,7 +44,7 @@ func newRoot(g *globals) *cobra.Command {
 	root.AddCommand(
 		newServer(g), newProxy(g), newDoctor(g), newSetup(g), newCleanup(g), newControl(g), newVersion(g),
 		newApps(g), newConfig(g), newLaunch(g), newDeploy(g), newStatus(g), newMachine(g), newScale(g), newReleases(g),
-		newImage(g), newLogs(g), newWhy(g), newNodes(g),
+		newImage(g), newLogs(g), newWhy(g), newNodes(g), newRegions(g), newJoinToken(g),
 		newSecrets(g),
 		newTokens(g), newOrgs(g), newCerts(g), newIPs(g), newCA(g),
 	)

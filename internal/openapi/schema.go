@@ -105,7 +105,7 @@ func (s *schemas) of(t reflect.Type) object {
 // word is a string, of a few known ones where its type has constants.
 func (s *schemas) word(t reflect.Type) object {
 	o := object{"type": "string"}
-	if values := s.docs.consts[qualified(t)]; len(values) > 0 && !s.asked[t] {
+	if values := s.docs.consts[qualified(t)]; len(values) > 1 && !s.asked[t] { // one constant is an example
 		o["enum"] = values
 	}
 	return o
