@@ -49,7 +49,10 @@ type Host struct {
 	// Set by Run before any loop begins.
 	ctx  context.Context //nolint:containedctx // of all loops; calls bring their own
 	caps microvm.Capabilities
-	wg   sync.WaitGroup
+
+	ends  sync.Mutex // guards ended, and is held while one is added to wg
+	ended bool
+	wg    sync.WaitGroup
 }
 
 // New reads what is on record and starts nothing.
@@ -167,6 +170,9 @@ func (h *Host) Run(ctx context.Context) error {
 	h.wg.Go(func() { h.trimNowAndThen(ctx) })
 	<-ctx.Done()
 	close(h.stopped)
+	h.ends.Lock()
+	h.ended = true
+	h.ends.Unlock()
 	h.wg.Wait()
 	return nil
 }
@@ -194,8 +200,14 @@ func (h *Host) recovered() {
 	}
 }
 
-// spawn runs fn until the host stops.
-func (h *Host) spawn(fn func(ctx context.Context)) { h.wg.Go(func() { fn(h.ctx) }) }
+// spawn runs fn until the host stops. One that has stopped runs nothing.
+func (h *Host) spawn(fn func(ctx context.Context)) {
+	h.ends.Lock()
+	defer h.ends.Unlock()
+	if !h.ended {
+		h.wg.Go(func() { fn(h.ctx) })
+	}
+}
 
 func (h *Host) stopping() bool { return h.ctx.Err() != nil }
 
@@ -260,7 +272,7 @@ func (h *Host) findOrMake(id volant.MachineID, w volant.Machine) (m *machine, ma
 	m.unwished = r.State != volant.StateDestroyed
 	h.machines[id] = m
 	if h.running && r.State != volant.StateDestroyed {
-		h.wg.Go(func() { m.run(h.ctx) })
+		h.spawn(m.run)
 	}
 	return m, true
 }

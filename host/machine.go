@@ -20,6 +20,7 @@ type machine struct {
 	id   volant.MachineID
 	log  *slog.Logger
 	poke chan struct{} // something happened: the loop looks again
+	rest rest
 
 	pub    sync.Mutex // held while a Have is made and published, so that they go out in order
 	untold bool       // none was published since the host found it on record; pub guards it
@@ -68,6 +69,13 @@ type machine struct {
 	laps     laps // of the last boot
 }
 
+// rest says whether the loop has ended until something happens: a machine that sleeps has no goroutine.
+type rest struct {
+	mu    sync.Mutex  // guards the following
+	on    bool        // there is no loop
+	alarm *time.Timer // begins it again; nil if nothing is due
+}
+
 // ask is what a call asks of the loop.
 type ask struct {
 	what  string
@@ -95,11 +103,14 @@ func newMachine(h *Host, rec record) *machine {
 	return m
 }
 
-// run drives the machine until ctx ends or it is destroyed.
+// run drives the machine until ctx ends, it is destroyed, or nothing is to be done while it sleeps: then the next
+// nudge runs it again.
 func (m *machine) run(ctx context.Context) {
 	for ctx.Err() == nil {
 		if m.awaitsWish() {
-			m.wait(ctx, time.Time{})
+			if m.lieDown(time.Time{}) {
+				return
+			}
 			continue
 		}
 		step := Plan(m.facts())
@@ -108,6 +119,9 @@ func (m *machine) run(ctx context.Context) {
 		}
 		if step.Do == DoWait {
 			if m.state() == volant.StateDestroyed {
+				return
+			}
+			if m.vm == nil && m.watchers == nil && m.lieDown(step.At) {
 				return
 			}
 			m.wait(ctx, step.At)
@@ -217,11 +231,40 @@ func (m *machine) pause(ctx context.Context, d time.Duration) {
 	}
 }
 
+// nudge has the loop look again.
 func (m *machine) nudge() {
+	m.rest.mu.Lock()
+	defer m.rest.mu.Unlock()
+	if !m.rest.on {
+		select {
+		case m.poke <- struct{}{}:
+		default:
+		}
+		return
+	}
+	m.rest.on = false
+	if m.rest.alarm != nil {
+		m.rest.alarm.Stop()
+		m.rest.alarm = nil
+	}
+	m.h.spawn(m.run)
+}
+
+// lieDown ends the loop until a nudge, which comes at the given time if there is one. It returns false if one has come
+// already.
+func (m *machine) lieDown(at time.Time) bool {
+	m.rest.mu.Lock()
+	defer m.rest.mu.Unlock()
 	select {
-	case m.poke <- struct{}{}:
+	case <-m.poke:
+		return false
 	default:
 	}
+	m.rest.on = true
+	if !at.IsZero() {
+		m.rest.alarm = time.AfterFunc(time.Until(at), m.nudge)
+	}
+	return true
 }
 
 // settled notes that nothing is left to do for the wish as it is.

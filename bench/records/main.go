@@ -149,7 +149,10 @@ func machine(app volant.AppID) *volant.Machine {
 	return m
 }
 
-// follow tells the host its wishes, and returns when all its machines sleep prepared.
+// restless is more goroutines than a server has whose machines all sleep.
+const restless = 200
+
+// follow tells the host its wishes, and returns when all its machines sleep prepared, and their loops with them.
 func follow(ctx context.Context, cat *catalog.Catalog, h *host.Host, rev store.Revision, n int) error {
 	for cat.Snapshot().Rev.Before(rev) {
 		if err := pause(ctx); err != nil {
@@ -170,7 +173,7 @@ func follow(ctx context.Context, cat *catalog.Catalog, h *host.Host, rev store.R
 				done++
 			}
 		}
-		if done == n {
+		if done == n && runtime.NumGoroutine() < restless {
 			return nil
 		}
 		if err := pause(ctx); err != nil {
