@@ -7,7 +7,10 @@ var CheckDatabase = checkDatabase
 
 // Tidy does what Run does once a minute.
 func (s *Store) Tidy(ctx context.Context) {
-	if m, _, err := s.at(); err == nil {
+	if m, err := s.running(); err == nil {
 		s.tidy(ctx, m)
 	}
 }
+
+// Kill ends the member as a crash of its node does: nobody hears of it.
+func (s *Store) Kill() error { return s.shut(false) }

@@ -39,22 +39,35 @@ const (
 
 // member is one started etcd server.
 type member struct {
-	srv    *etcdserver.EtcdServer
-	client *clientv3.Client
-	wal    os.FileInfo // the directory it writes to, to see when it is taken away
-	walDir string
+	srv     *etcdserver.EtcdServer
+	client  *clientv3.Client
+	doors   *doors      // its listeners; nil if it has none
+	wal     os.FileInfo // the directory it writes to, to see when it is taken away
+	walDir  string
+	joins   bool          // it began as one of several
+	closing chan struct{} // closed when it is told to end
+	ending  sync.Once
 
 	broken chan struct{} // closed when etcd gave up
 	once   sync.Once
 	why    error // set before broken is closed
 }
 
-// start opens the directory and serves it. It returns an error for a damaged one.
-func start(ctx context.Context, cfg Config) (m *member, err error) {
+// start opens the directory and starts to serve it. It returns an error for a damaged one.
+func start(ctx context.Context, cfg Config, low func() error) (m *member, err error) {
+	if err := wasRemoved(cfg.Dir); err != nil {
+		return nil, err
+	}
 	if err := prepare(cfg.Dir); err != nil {
 		return nil, damaged(cfg.Dir, err)
 	}
-	m = &member{broken: make(chan struct{})}
+	m = &member{broken: make(chan struct{}), closing: make(chan struct{}), joins: cfg.Join != nil}
+	if !cfg.Listen.IsZero() {
+		if m.doors, err = openDoors(ctx, cfg, low); err != nil {
+			return nil, volant.Errorf(volant.ErrUnavailable, "the store cannot listen in the mesh: %v", err).
+				WithRemedy("see whether the mesh is up, and whether another process has the port")
+		}
+	}
 	started := make(chan error, 1)
 	go func() {
 		err := errors.New("etcd gave up")
@@ -66,29 +79,41 @@ func start(ctx context.Context, cfg Config) (m *member, err error) {
 	case err = <-started:
 	case <-ctx.Done():
 		return nil, ctx.Err()
-	case <-time.After(cfg.StartTime):
+	case <-time.After(cfg.StartTime + joinTime):
 		err = errors.New("not started in time: another process may have it open")
 		m.fail(err)
 	}
-	if err == nil {
-		err = m.ready(ctx, cfg.StartTime)
-	}
-	if err != nil {
-		if broke := m.err(); broke != nil {
-			err = broke
-		}
-		free := m.close() && m.err() == nil
-		if ctx.Err() == nil {
-			err = damaged(cfg.Dir, err)
-		} else {
-			err = ctx.Err()
-		}
-		if !free {
-			err = fmt.Errorf("%w%w", err, errHeld)
-		}
-		return nil, err
+	switch {
+	case err != nil && cfg.Join != nil && m.srv == nil && m.err() == nil:
+		m.close()
+		return nil, volant.Errorf(volant.ErrUnavailable, "join the store's other members: %v", err).
+			WithRemedy("see whether the other control nodes are up and the mesh reaches them")
+	case err != nil:
+		return nil, m.undo(ctx, cfg.Dir, err)
 	}
 	return m, nil
+}
+
+// joinTime is what a start may take longer for asking the other members first.
+const joinTime = 15 * time.Second
+
+// undo closes a member whose start failed, and returns why.
+func (m *member) undo(ctx context.Context, dir string, err error) error {
+	if broke := m.err(); broke != nil {
+		err = broke
+	}
+	free := m.close() && m.err() == nil
+	var known *volant.Error
+	switch {
+	case ctx.Err() != nil:
+		err = ctx.Err()
+	case !errors.As(err, &known):
+		err = damaged(dir, err)
+	}
+	if !free {
+		err = fmt.Errorf("%w%w", err, errHeld)
+	}
+	return err
 }
 
 // errHeld marks the error of a start which could not be undone: the directory cannot be opened again
@@ -114,21 +139,21 @@ func damaged(dir string, err error) error {
 }
 
 func (m *member) serve(cfg Config) error {
-	urls, err := types.NewURLs([]string{memberURL})
+	urls, err := types.NewURLs([]string{cfg.Listen.peerURL()})
 	if err != nil {
 		return err
 	}
 	lg := m.logger(cfg.Log)
-	srv, err := etcdserver.NewServer(config.ServerConfig{
-		Name:                        memberName,
+	sc := config.ServerConfig{
+		Name:                        cfg.Name,
 		DataDir:                     cfg.Dir,
 		ClientURLs:                  urls,
 		PeerURLs:                    urls,
-		InitialPeerURLsMap:          types.URLsMap{memberName: urls},
-		InitialClusterToken:         memberName,
+		InitialPeerURLsMap:          types.URLsMap{cfg.Name: urls},
+		InitialClusterToken:         memberName + newMark(0), // no two clusters are taken for one
 		NewCluster:                  true,
-		TickMs:                      50,
-		ElectionTicks:               4,
+		TickMs:                      uint(cfg.Election.Milliseconds() / ticksPerElection),
+		ElectionTicks:               ticksPerElection,
 		InitialElectionTickAdvance:  true,
 		PreVote:                     true,
 		StrictReconfigCheck:         true,
@@ -140,7 +165,7 @@ func (m *member) serve(cfg Config) error {
 		BackendFreelistType:         bbolt.FreelistMapType,
 		QuotaBackendBytes:           cfg.Quota,
 		MaxTxnOps:                   2*store.MaxOps + 8,
-		MaxRequestBytes:             store.MaxCommit + 1<<20,
+		MaxRequestBytes:             maxRequest,
 		AutoCompactionMode:          "revision",
 		AutoCompactionRetention:     historyRevs,
 		CompactionBatchLimit:        1000,
@@ -152,9 +177,13 @@ func (m *member) serve(cfg Config) error {
 		BcryptCost:                  10,
 		TokenTTL:                    300,
 		MaxLearners:                 1,
-		ServerFeatureGate:           features.NewDefaultServerFeatureGate(memberName, lg),
+		ServerFeatureGate:           features.NewDefaultServerFeatureGate(cfg.Name, lg),
 		Logger:                      lg,
-	})
+	}
+	if err := m.place(cfg, &sc); err != nil {
+		return err
+	}
+	srv, err := etcdserver.NewServer(sc)
 	if err != nil {
 		return err
 	}
@@ -162,36 +191,171 @@ func (m *member) serve(cfg Config) error {
 	srv.Start()
 	m.client = v3client.New(srv)
 	m.walDir = filepath.Join(cfg.Dir, "member", "wal")
-	m.wal, err = os.Stat(m.walDir)
-	return err
+	if m.wal, err = os.Stat(m.walDir); err != nil {
+		return err
+	}
+	go m.attend(cfg)
+	if m.doors != nil {
+		m.doors.serve(m, lg, cfg.Log)
+	}
+	return nil
 }
 
-// ready waits until the member serves.
-func (m *member) ready(ctx context.Context, within time.Duration) error {
-	select {
-	case <-m.srv.ReadyNotify():
+const (
+	ticksPerElection = 10
+	maxRequest       = store.MaxCommit + 1<<20
+)
+
+// place says in etcd's words where the member listens, and which others there are.
+func (m *member) place(cfg Config, sc *config.ServerConfig) (err error) {
+	if cfg.Listen.IsZero() {
 		return nil
-	case <-m.broken:
-		return m.why
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-time.After(within):
-		return errors.New("it did not become its own leader in time: its log may have lost its end")
+	}
+	if sc.ClientURLs, err = types.NewURLs([]string{urlOf(cfg.Listen.Client)}); err != nil {
+		return err
+	}
+	host := cfg.Listen.Peer.Addr().String()
+	if cfg.Listen.Peer.Addr().Is6() {
+		host = "[" + host + "]"
+	}
+	sc.PeerTLSInfo.LocalAddr = host // others see it come from where they know it
+	if cfg.Join == nil {
+		return nil
+	}
+	sc.NewCluster = false
+	sc.InitialPeerURLsMap = types.URLsMap{}
+	for name, peer := range cfg.Join.Peers {
+		if sc.InitialPeerURLsMap[name], err = types.NewURLs([]string{peer}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// attend waits until etcd ends by itself, which it does when the member was removed from the cluster.
+func (m *member) attend(cfg Config) {
+	select {
+	case <-m.closing:
+		return
+	case <-m.srv.StopNotify():
+	}
+	select {
+	case <-m.closing:
+		return
+	case <-m.broken: // the cause is known already
+		return
+	default:
+	}
+	if err := os.WriteFile(filepath.Join(cfg.Dir, removedMark), nil, 0o600); err != nil {
+		cfg.Log.Error("removed member not marked", "err", err)
+	}
+	m.fail(errRemoved(cfg.Dir))
+}
+
+// removedMark stands in the directory of a member that was removed from its cluster: it is never started again.
+const removedMark = "removed-member"
+
+func wasRemoved(dir string) error {
+	if _, err := os.Stat(filepath.Join(dir, removedMark)); err != nil {
+		return nil //nolint:nilerr // it is not there
+	}
+	return errRemoved(dir)
+}
+
+func errRemoved(dir string) error {
+	return volant.Errorf(volant.ErrPrecondition, "the member in %s was removed from the store", dir).
+		WithRemedy("if this node is to be a control node again, have it join anew; the old directory is set aside, not deleted")
+}
+
+// several says whether there are other members too, as far as this one knows: it reads its log first.
+func (m *member) several() bool {
+	return m.srv != nil && (m.joins || len(m.srv.Cluster().Members()) > 1)
+}
+
+// ready waits until the member serves. One of several may have to wait for others: that is errWaiting.
+func (m *member) ready(ctx context.Context, within time.Duration) error {
+	deadline := time.NewTimer(within)
+	defer deadline.Stop()
+	tick := time.NewTicker(100 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		if m.doors == nil && m.several() {
+			return volant.Errorf(volant.ErrPrecondition, "the store here is one of several members, and this node has no mesh").
+				WithRemedy("configure the mesh again: [mesh] endpoint")
+		}
+		select {
+		case <-m.srv.ReadyNotify():
+			if m.doors == nil && m.several() {
+				continue
+			}
+			return nil
+		case <-m.broken:
+			return m.why
+		case <-tick.C:
+		case <-ctx.Done():
+			if m.several() {
+				return errWaiting
+			}
+			return ctx.Err()
+		case <-deadline.C:
+			if m.several() {
+				return errWaiting
+			}
+			return errors.New("it did not become its own leader in time: its log may have lost its end")
+		}
 	}
 }
 
-// close stops the member. It says whether the directory is free again.
-func (m *member) close() bool {
+// announce tells the cluster where this member listens now, if it has another address there.
+func (m *member) announce(ctx context.Context, cfg Config) error {
+	own, want := m.srv.Cluster().Member(m.srv.MemberID()), cfg.Listen.peerURL()
+	if m.doors == nil || own == nil || len(own.PeerURLs) == 1 && own.PeerURLs[0] == want {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, callTime)
+	defer cancel()
+	return m.inWords(m.call(ctx, func(c *clientv3.Client) error {
+		_, err := c.MemberUpdate(ctx, uint64(m.srv.MemberID()), []string{want})
+		return err
+	}))
+}
+
+// handOver gives the leader's office to another member, if there is one, so that nobody has to miss it.
+func (m *member) handOver() {
 	done := make(chan struct{})
 	go func() {
 		var err error
 		defer close(done)
 		defer m.recover(&err)
+		m.srv.TryTransferLeadershipOnShutdown() //nolint:errcheck // they choose another soon
+	}()
+	select {
+	case <-done:
+	case <-time.After(handOverTime):
+	}
+}
+
+const handOverTime = 2 * time.Second
+
+// close stops the member. It says whether the directory is free again.
+func (m *member) close() bool {
+	m.ending.Do(func() { close(m.closing) })
+	done := make(chan struct{})
+	go func() {
+		var err error
+		defer close(done)
+		defer m.recover(&err)
+		if m.doors != nil {
+			m.doors.closeClients()
+		}
 		if m.client != nil {
 			m.client.Close() //nolint:errcheck // an in-process client has nothing to flush
 		}
 		if m.srv != nil {
 			m.srv.HardStop()
+		}
+		if m.doors != nil {
+			m.doors.closePeers()
 		}
 	}()
 	select {
@@ -237,6 +401,14 @@ func (m *member) recover(err *error) {
 		*err = fmt.Errorf("etcd panicked: %v", p)
 		m.fail(*err)
 	}
+}
+
+// inWords is for the error of a call to this member, which may have broken meanwhile.
+func (m *member) inWords(err error) error {
+	if broke := m.err(); broke != nil && errors.Is(err, broke) {
+		return downBecause(broke)
+	}
+	return inWords(err)
 }
 
 // call runs fn, which calls into etcd, on a goroutine of its own, which etcd may end.

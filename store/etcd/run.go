@@ -27,7 +27,7 @@ func (s *Store) Run(ctx context.Context) error {
 	started, tidied, pause := time.Now(), time.Now(), lookEvery
 	proved := false
 	for {
-		m, _, err := s.at()
+		m, err := s.running()
 		var broken <-chan struct{}
 		if err == nil {
 			broken = m.broken
@@ -39,6 +39,10 @@ func (s *Store) Run(ctx context.Context) error {
 		case <-tick.C:
 		}
 		switch {
+		case err != nil && s.pending() != nil:
+			if s.wait(ctx) {
+				started, proved, pause = time.Now(), false, lookEvery
+			}
 		case err != nil:
 			if s.reopen(ctx, pause) {
 				started, proved, pause = time.Now(), false, lookEvery
@@ -59,6 +63,7 @@ func (s *Store) Run(ctx context.Context) error {
 					s.cfg.Log.Warn("store's start not marked as good", "err", err)
 				}
 			}
+			s.grow(ctx, m)
 			if time.Since(tidied) > tidyEvery {
 				tidied = time.Now()
 				s.tidy(ctx, m)
@@ -66,6 +71,79 @@ func (s *Store) Run(ctx context.Context) error {
 		}
 	}
 }
+
+// pending returns the member which waits for others, or nil.
+func (s *Store) pending() *member {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.waiting
+}
+
+// wait takes the waiting member into service when it has become ready.
+func (s *Store) wait(ctx context.Context) bool {
+	m := s.pending()
+	if m == nil {
+		return false
+	}
+	err := m.ready(ctx, lookEvery)
+	switch {
+	case errors.Is(err, errWaiting), ctx.Err() != nil:
+		return false
+	case err == nil:
+		err = s.settle(ctx, m)
+	default:
+		s.mu.Lock()
+		s.waiting = nil
+		s.mu.Unlock()
+		err = m.undo(ctx, s.cfg.Dir, err)
+	}
+	if err != nil {
+		s.failed(ctx, err)
+		return false
+	}
+	s.cfg.Log.Info("store has a majority of its members")
+	return true
+}
+
+// failed notes why there is no member.
+func (s *Store) failed(ctx context.Context, err error) {
+	s.mu.Lock()
+	again := s.down != nil && s.down.Error() == err.Error()
+	s.down, s.stuck = err, errors.Is(err, errHeld)
+	s.mu.Unlock()
+	if !again && ctx.Err() == nil {
+		s.cfg.Log.Error("store not opened again", "err", err)
+	}
+}
+
+// grow gives this member a vote when it has caught up, and says when the number of members is a bad one.
+func (s *Store) grow(ctx context.Context, m *member) {
+	own := m.srv.Cluster().Member(m.srv.MemberID())
+	if own != nil && own.IsLearner {
+		ctx, cancel := context.WithTimeout(ctx, callTime)
+		defer cancel()
+		err := s.Promote(ctx, volant.NodeID(s.cfg.Name))
+		switch {
+		case err == nil:
+			s.cfg.Log.Info("store's member has a vote now")
+		case ctx.Err() == nil && !errors.Is(err, volant.ErrPrecondition): // it has not caught up
+			s.cfg.Log.Warn("store's member has no vote yet", "err", err)
+		}
+	}
+	voters := 0
+	for _, other := range m.srv.Cluster().Members() {
+		if !other.IsLearner {
+			voters++
+		}
+	}
+	if s.voters.Swap(int64(voters)) != int64(voters) && voters%2 == 0 {
+		s.cfg.Log.Warn("store has an even number of members", "members", voters, "may_fail", Tolerates(voters),
+			"advice", "add or remove one: one fewer may fail as many")
+	}
+}
+
+// Tolerates is how many of a number of members may fail at once, and the store works on.
+func Tolerates(members int) int { return max(0, (members-1)/2) }
 
 // takeDown closes a member which broke.
 func (s *Store) takeDown(m *member) {
@@ -97,13 +175,7 @@ func (s *Store) reopen(ctx context.Context, pause time.Duration) bool {
 		return false
 	}
 	if err := s.open(ctx); err != nil {
-		s.mu.Lock()
-		again := s.down != nil && s.down.Error() == err.Error()
-		s.down, s.stuck = err, errors.Is(err, errHeld)
-		s.mu.Unlock()
-		if !again && ctx.Err() == nil {
-			s.cfg.Log.Error("store not opened again", "err", err)
-		}
+		s.failed(ctx, err)
 		return false
 	}
 	s.cfg.Log.Info("store opened again")
@@ -122,6 +194,14 @@ func (s *Store) lookAtDisk() {
 	if s.low.Swap(low) != low {
 		s.cfg.Log.Warn("store's disk looked at", "writes", !low, "free", free, "reserve", s.cfg.Reserve)
 	}
+}
+
+func (s *Store) lowNow() error {
+	if !s.low.Load() {
+		return nil
+	}
+	return volant.Errorf(volant.ErrUnavailable, "the disk of the store is nearly full").
+		WithRemedy("free at least %d MiB on the disk of %s", s.cfg.Reserve>>20, s.cfg.Dir)
 }
 
 // tidy makes room in a store which is full, or nearly, so that it takes writes again by itself.
@@ -154,13 +234,4 @@ func (s *Store) tidy(ctx context.Context, m *member) {
 	if err != nil && !errors.Is(err, context.Canceled) {
 		s.cfg.Log.Warn("store not tidied", "err", err)
 	}
-}
-
-// Down says why the store is down, or nil.
-func (s *Store) Down() error {
-	m, _, err := s.at()
-	if err == nil && m.err() != nil {
-		return volant.Errorf(volant.ErrUnavailable, "the store is down: %v", m.err())
-	}
-	return err
 }

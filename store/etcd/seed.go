@@ -3,7 +3,8 @@ package etcd
 import (
 	"context"
 	"fmt"
-	"strconv"
+	"os"
+	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 
@@ -13,26 +14,29 @@ import (
 
 // Seed makes the entries the beginning of the given cluster epoch. The store must be without records.
 // Until all is written the store bears a mark, and cannot be opened.
-func (s *Store) Seed(ctx context.Context, epoch uint64, entries []store.Entry) (store.Revision, error) {
-	_, old, err := s.at()
+func (k kv) Seed(ctx context.Context, epoch uint64, entries []store.Entry) (store.Revision, error) {
+	s, err := k.at()
 	if err != nil {
 		return store.Revision{}, err
 	}
-	if epoch <= old {
-		return store.Revision{}, volant.Errorf(volant.ErrPrecondition, "the store is at epoch %d and cannot become epoch %d", old, epoch)
+	id := s.identity()
+	if epoch <= id.epoch {
+		return store.Revision{}, volant.Errorf(volant.ErrPrecondition, "the store is at epoch %d and cannot become epoch %d", id.epoch, epoch)
 	}
-	is := clientv3.Compare(clientv3.Value(keyEpoch), "=", strconv.FormatUint(old, 10))
-	empty := clientv3.Compare(clientv3.CreateRevision(keyPrefix), "=", 0).WithPrefix()
-	if _, err := s.seedTxn(ctx, []clientv3.Cmp{is, empty}, clientv3.OpPut(keySeeding, strconv.FormatUint(epoch, 10)), clientv3.OpDelete(keyEpoch)); err != nil {
+	mark := newMark(epoch)
+	is := clientv3.Compare(clientv3.Value(k.keys.epoch), "=", id.mark)
+	empty := clientv3.Compare(clientv3.CreateRevision(k.keys.data), "=", 0).WithPrefix()
+	if _, err := seedTxn(ctx, s, []clientv3.Cmp{is, empty}, clientv3.OpPut(k.keys.seeding, mark), clientv3.OpDelete(k.keys.epoch)); err != nil {
 		return store.Revision{}, err
 	}
+	mine := []clientv3.Cmp{clientv3.Compare(clientv3.Value(k.keys.seeding), "=", mark)}
 	var ops []clientv3.Op
 	size := 0
 	flush := func() error {
 		if len(ops) == 0 {
 			return nil
 		}
-		_, err := s.seedTxn(ctx, nil, ops...)
+		_, err := seedTxn(ctx, s, mine, ops...)
 		ops, size = nil, 0
 		return err
 	}
@@ -42,28 +46,22 @@ func (s *Store) Seed(ctx context.Context, epoch uint64, entries []store.Entry) (
 				return store.Revision{}, err
 			}
 		}
-		ops, size = append(ops, clientv3.OpPut(keyPrefix+e.Key, string(e.Value))), size+len(e.Value)
+		ops, size = append(ops, clientv3.OpPut(k.keys.data+e.Key, string(e.Value))), size+len(e.Value)
 	}
 	if err := flush(); err != nil {
 		return store.Revision{}, err
 	}
-	rev, err := s.seedTxn(ctx, nil, clientv3.OpPut(keyEpoch, strconv.FormatUint(epoch, 10)), clientv3.OpDelete(keySeeding))
+	rev, err := seedTxn(ctx, s, mine, clientv3.OpPut(k.keys.epoch, mark), clientv3.OpDelete(k.keys.seeding))
 	if err != nil {
 		return store.Revision{}, err
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.epoch = epoch
-	s.seen = store.Revision{Epoch: epoch, Rev: uint64(rev)}
-	return s.seen, nil
+	seeded := store.Revision{Epoch: epoch, Rev: uint64(rev)}
+	s.became(identity{epoch: epoch, mark: mark, cluster: id.cluster}, seeded)
+	return seeded, nil
 }
 
-func (s *Store) seedTxn(ctx context.Context, ifs []clientv3.Cmp, ops ...clientv3.Op) (int64, error) {
-	var res *clientv3.TxnResponse
-	err := s.do(ctx, func(ctx context.Context, c *clientv3.Client) (err error) {
-		res, err = c.Txn(ctx).If(ifs...).Then(ops...).Commit()
-		return err
-	})
+func seedTxn(ctx context.Context, s session, ifs []clientv3.Cmp, ops ...clientv3.Op) (int64, error) {
+	res, err := txn(ctx, s, false, ifs, ops, nil)
 	if err != nil {
 		return 0, fmt.Errorf("seed the store: %w", err)
 	}
@@ -72,4 +70,17 @@ func (s *Store) seedTxn(ctx context.Context, ifs []clientv3.Cmp, ops ...clientv3
 			WithRemedy("restore into a new directory; move the old one away, do not delete it")
 	}
 	return res.Header.Revision, nil
+}
+
+// SetAside renames a member's directory, so that another one can begin in its place, and says how it is called
+// now; "" if there is none. Nothing is deleted.
+func SetAside(dir string) (string, error) {
+	if _, err := os.Stat(dir); os.IsNotExist(err) {
+		return "", nil
+	}
+	aside := fmt.Sprintf("%s.old-%s", dir, time.Now().UTC().Format("20060102T150405.000"))
+	if err := os.Rename(dir, aside); err != nil {
+		return "", fmt.Errorf("set the old store aside: %w", err)
+	}
+	return aside, nil
 }
