@@ -121,10 +121,11 @@ func (m *machine) run(ctx context.Context) {
 			if m.state() == volant.StateDestroyed {
 				return
 			}
-			if m.vm == nil && m.watchers == nil && m.lieDown(step.At) {
+			if m.vm != nil || m.watchers != nil {
+				m.wait(ctx, step.At)
+			} else if m.lieDown(step.At) {
 				return
 			}
-			m.wait(ctx, step.At)
 			continue
 		}
 		m.apply(ctx, step)
