@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -117,6 +118,29 @@ func TestLookups(t *testing.T) {
 		}
 		if len(snap.Addresses("a")) != 0 {
 			t.Error("an address that was taken away is still the app's")
+		}
+	})
+}
+
+func TestMachinesOfAReleaseShareTheirConfig(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := storetest.New()
+		c := run(t, s)
+		of := func(id string, release uint64, port string) *volant.Machine {
+			m := machine("a", id, "n1")
+			m.Release, m.Config.Env = release, map[string]string{"PORT": port}
+			return m
+		}
+		create(t, s, of("m1", 1, "80"), of("m2", 1, "80"), of("m3", 1, "81"), of("m4", 2, "80"))
+		env := func(id volant.MachineID) uintptr {
+			m, _ := c.Snapshot().Machine(id)
+			return reflect.ValueOf(m.Config.Env).Pointer()
+		}
+		if env("m1") != env("m2") {
+			t.Error("equal configs are kept twice")
+		}
+		if m, _ := c.Snapshot().Machine("m3"); env("m3") == env("m1") || m.Config.Env["PORT"] != "81" {
+			t.Error("another config was taken for an equal one")
 		}
 	})
 }

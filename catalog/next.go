@@ -3,6 +3,7 @@ package catalog
 import (
 	"fmt"
 	"maps"
+	"reflect"
 	"slices"
 	"strings"
 
@@ -152,6 +153,7 @@ func (n *next) putMachine(r *volant.Machine) {
 		on, _ := n.onNode.get(old.Node)
 		n.onNode = n.onNode.with(old.Node, on.without(id))
 	}
+	a.share(r)
 	a.machines[id] = r
 	if owner, _ := n.owner.get(id); owner != r.App {
 		n.owner = n.owner.with(id, r.App)
@@ -159,6 +161,27 @@ func (n *next) putMachine(r *volant.Machine) {
 	on, _ := n.onNode.get(r.Node)
 	n.onNode = n.onNode.with(r.Node, on.with(id, r))
 }
+
+// share gives a machine the config of another one of its release, if they are equal: most are, and there are many.
+func (a *app) share(r *volant.Machine) {
+	at := shape{r.Release, r.Config.Group()}
+	if like := a.molds[at]; like != nil && reflect.DeepEqual(like.Config, r.Config) {
+		r.Config = like.Config
+		return
+	}
+	molds := maps.Clone(a.molds) // older snapshots have the old one
+	if len(molds) >= moldsMost {
+		clear(molds)
+	}
+	if molds == nil {
+		molds = map[shape]*volant.Machine{}
+	}
+	molds[at] = r
+	a.molds = molds
+}
+
+// moldsMost bounds the configs that are kept to be shared.
+const moldsMost = 64
 
 func (n *next) putAddress(r *volant.Address) {
 	if old, ok := n.addresses.get(r.ID); ok && old.Owner != "" {

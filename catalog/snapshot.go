@@ -36,6 +36,13 @@ type app struct {
 	addresses []*volant.Address
 	certs     []*volant.Certificate // live ones
 	secrets   *volant.Secrets       // nil: none
+	molds     map[shape]*volant.Machine
+}
+
+// shape is what machines with the same config have in common.
+type shape struct {
+	release uint64
+	group   string
 }
 
 // App returns an app by ID, be it a tombstone.
