@@ -52,7 +52,7 @@ type HostConfig struct {
 	KernelDir     string       `toml:"kernel_dir"`        // made by `volant setup kernel`; DATA/kernel
 	ShmDir        string       `toml:"shm_dir"`           // memory of awake machines; a tmpfs; /dev/shm
 	NoTemplates   bool         `toml:"no_templates"`      // always boot cold what does not sleep
-	FakeBackend   string       `toml:"fake_backend"`      // engine fake: IP address that stands for each machine
+	FakeBackend   string       `toml:"fake_backend"`      // engine fake: IP address that stands for each machine, or an IPv6 prefix of one for each
 }
 
 // ImageConfig bounds images, and where they are pulled from.

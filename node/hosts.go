@@ -92,6 +92,9 @@ func (s *server) parts(ctx context.Context) (Parts, func() error, error) {
 		return p, closeAll, err
 	}
 	p.Cgroups, p.Proxy = groups, s.reachProxy(groups)
+	if s.cfg.Host.Engine == "fake" {
+		p.Cgroups = fakeCgroups{}
+	}
 	p.Host = host.Config{
 		Dir: hostDir, Kernel: k, MemoryMB: memory, ReserveMB: s.cfg.Host.MemoryReserve, Cores: groups.cores(),
 		AllowMixed: s.cfg.Host.AllowMixed, ScratchMB: s.cfg.Host.ScratchMB, NoTemplates: s.cfg.Host.NoTemplates, Crash: s.cfg.Crash,

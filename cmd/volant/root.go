@@ -47,6 +47,7 @@ func newRoot(g *globals) *cobra.Command {
 		newImage(g), newLogs(g), newWhy(g), newNodes(g), newRegions(g), newJoinToken(g),
 		newSecrets(g),
 		newTokens(g), newOrgs(g), newCerts(g), newIPs(g), newCA(g),
+		newLab(g),
 	)
 	explainArgs(root)
 	return root

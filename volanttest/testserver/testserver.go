@@ -55,6 +55,7 @@ const maxLine = 4096
 type Server struct {
 	Stdout io.Writer      // for log; nil is os.Stdout
 	Exit   func(code int) // for exit; nil is os.Exit
+	Name   string         // for hostname; "" is the host's
 
 	mu         sync.Mutex // guards the two below
 	count, max int
@@ -213,11 +214,7 @@ func (s *Server) command(args []string, peer net.Addr) string {
 	case "inner":
 		return s.inner.step(s.web.addr)
 	case "hostname":
-		name, err := os.Hostname()
-		if err != nil {
-			return "error " + err.Error()
-		}
-		return "hostname " + name
+		return s.hostname()
 	case "peer":
 		return "peer " + peer.String()
 	case "env":
@@ -246,6 +243,17 @@ func (s *Server) command(args []string, peer net.Addr) string {
 	default:
 		return fmt.Sprintf("error unknown command %q", args[0])
 	}
+}
+
+func (s *Server) hostname() string {
+	if s.Name != "" {
+		return "hostname " + s.Name
+	}
+	name, err := os.Hostname()
+	if err != nil {
+		return "error " + err.Error()
+	}
+	return "hostname " + name
 }
 
 // reach says whether an address accepts connections from here.

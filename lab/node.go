@@ -1,0 +1,273 @@
+package lab
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	volant "github.com/volant-edge/volant"
+	"github.com/volant-edge/volant/client"
+	"github.com/volant-edge/volant/internal/atomicfile"
+)
+
+// Node is a server of a lab.
+type Node struct {
+	nodePlan
+	lab *Lab
+}
+
+// Nodes are the lab's servers, by region.
+func (l *Lab) Nodes() []*Node {
+	out := make([]*Node, 0, len(l.plan.Nodes))
+	for _, n := range l.plan.Nodes {
+		out = append(out, &Node{n, l})
+	}
+	return out
+}
+
+// Node is the i-th server, from 0.
+func (l *Lab) Node(i int) *Node { return &Node{l.plan.Nodes[i], l} }
+
+// Named is the server with that name.
+func (l *Lab) Named(name string) (*Node, error) {
+	n, ok := l.plan.node(name)
+	if !ok {
+		return nil, l.plan.unknown(name)
+	}
+	return &Node{n, l}, nil
+}
+
+// Data is the node's data directory.
+func (n *Node) Data() string { return n.lab.file(n.Name) }
+
+// ID is the node's ID, "" before its first start.
+func (n *Node) ID() volant.NodeID {
+	b, err := atomicfile.ReadChecked(filepath.Join(n.Data(), "node-id"), 64)
+	if err != nil {
+		return ""
+	}
+	return volant.NodeID(b)
+}
+
+// API is a client of the node's API with the root token, over the node's socket.
+func (n *Node) API() (*client.Client, error) {
+	addr, err := os.ReadFile(filepath.Join(n.Data(), "api.addr"))
+	if err != nil {
+		return nil, fmt.Errorf("node %s: %w", n.Name, err)
+	}
+	token, err := os.ReadFile(filepath.Join(n.Data(), "root.token"))
+	if err != nil {
+		return nil, fmt.Errorf("node %s: %w", n.Name, err)
+	}
+	return client.NewSocket(n.socket(), strings.TrimSpace(string(addr)), strings.TrimSpace(string(token))), nil
+}
+
+func (n *Node) socket() string { return filepath.Join(n.Data(), "run", "api.sock") }
+
+// Log is what the node's server has logged.
+func (n *Node) Log() string {
+	b, err := os.ReadFile(n.lab.file(n.log()))
+	if err != nil {
+		return ""
+	}
+	return string(b)
+}
+
+func (n *Node) log() string { return n.Name + ".log" }
+
+// Processes are those in the node's namespace.
+func (n *Node) Processes() ([]Process, error) { return processesIn(n.lab.plan.nodeNS(n.Name)) }
+
+// control says whether the node keeps the intent: one of each region before a second one of any.
+func (p *plan) control(node string) bool {
+	rank := func(n nodePlan) int {
+		host, _ := strconv.Atoi(strings.TrimPrefix(n.Link, "n")) // the plan's own
+		return host*len(p.Regions) + p.number(n.Region)
+	}
+	ns := slices.Clone(p.Nodes)
+	slices.SortFunc(ns, func(a, b nodePlan) int { return rank(a) - rank(b) })
+	return slices.ContainsFunc(ns[:p.Control], func(n nodePlan) bool { return n.Name == node })
+}
+
+// backendNet is where machines of the fake engine are, one address each; see package node.
+const backendNet = "fd00:9::/64"
+
+// serverConfig is the text of a node's configuration.
+func (l *Lab) serverConfig(n *Node) (string, error) {
+	c := l.plan.Config
+	host := ""
+	if c.Engine == "fake" {
+		host = fmt.Sprintf("fake_backend = %q\n", backendNet)
+	}
+	total, err := memoryMB()
+	if err != nil {
+		return "", err
+	}
+	// Each offers its share of what this machine has; the rest is for the servers themselves.
+	share := max(1024, total*3/4/len(l.plan.Nodes))
+	return fmt.Sprintf("data = %q\nname = %q\nregion = %q\n%s\n[edge]\npool4 = %q\npool6 = %q\n[host]\nengine = %q\nkernel_dir = %q\nmemory_reserve_mb = %d\n%s%s\n",
+		n.Data(), n.Name, n.Region, c.Server, c.Pool4, c.Pool6, c.Engine, c.Kernel, max(0, total-share), host, c.Host), nil
+}
+
+func memoryMB() (int, error) {
+	b, err := os.ReadFile("/proc/meminfo")
+	if err != nil {
+		return 0, err
+	}
+	var kb int
+	if _, err := fmt.Sscanf(string(b), "MemTotal: %d kB", &kb); err != nil {
+		return 0, fmt.Errorf("/proc/meminfo: %w", err)
+	}
+	return kb >> 10, nil
+}
+
+// startAll starts all nodes.
+func (l *Lab) startAll(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(2) // a start is work for the processor
+	for _, n := range l.Nodes() {
+		g.Go(func() error { return n.start(ctx) })
+	}
+	return g.Wait()
+}
+
+// start runs the node's processes until its API answers.
+func (n *Node) start(ctx context.Context) error {
+	l, ns := n.lab, n.lab.plan.nodeNS(n.Name)
+	text, err := l.serverConfig(n)
+	if err != nil {
+		return err
+	}
+	config := l.file(n.Name + ".toml")
+	if err := atomicfile.Write(config, []byte(text), 0o600); err != nil {
+		return err
+	}
+	if l.plan.Engine == "fake" {
+		if err := n.startBackend(ctx, ns); err != nil {
+			return err
+		}
+	}
+	if err := os.Remove(filepath.Join(n.Data(), "api.addr")); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	ended, err := l.spawn(ns, n.log(), nil, l.plan.Bin, "server", "--config", config, "--log-level", "debug")
+	if err != nil {
+		return err
+	}
+	err = l.await(ctx, 90*time.Second, n.log(), ended, func(ctx context.Context) error {
+		api, err := n.API()
+		if err != nil {
+			return err
+		}
+		defer api.Close()
+		_, err = api.Nodes(ctx)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("node %s: %w", n.Name, err)
+	}
+	return nil
+}
+
+// startBackend starts what answers for the machines of the fake engine.
+func (n *Node) startBackend(ctx context.Context, ns string) error {
+	if err := ip(ctx, ns, []string{"route replace local " + backendNet + " dev lo"}); err != nil {
+		return err
+	}
+	_, err := n.lab.spawn(ns, n.Name+".backend.log", nil, n.lab.plan.Bin, "lab", "backend", "--region", n.Region, "--node", n.Name)
+	return err
+}
+
+// Kill ends a node as a power cut does: first nothing of it is heard any more, then all its processes are gone.
+func (l *Lab) Kill(ctx context.Context, name string) error {
+	n, err := l.Named(name)
+	if err != nil {
+		return err
+	}
+	return l.change(ctx, func(s *state) error {
+		if !slices.Contains(s.Faults.Dead, name) {
+			s.Faults.Dead = append(s.Faults.Dead, name)
+		}
+		if err := s.save(); err != nil {
+			return err
+		}
+		if err := l.act(ctx, s); err != nil {
+			return err
+		}
+		_, err := end(ctx, n.Processes)
+		return err
+	})
+}
+
+// Start starts a node that was killed, or whose server has ended. One that was killed gets a namespace made anew, as a
+// server has nothing in its memory after a power cut.
+func (l *Lab) Start(ctx context.Context, name string) error {
+	n, err := l.Named(name)
+	if err != nil {
+		return err
+	}
+	return l.change(ctx, func(s *state) error {
+		ps, err := n.Processes()
+		if err != nil {
+			return err
+		}
+		if i := slices.IndexFunc(ps, func(p Process) bool { return p.isServer() }); i >= 0 {
+			return volant.Errorf(volant.ErrExists, "the server of %s runs, as process %d", name, ps[i].PID)
+		}
+		if i := slices.Index(s.Faults.Dead, name); i >= 0 {
+			if err := l.reboot(ctx, n); err != nil {
+				return err
+			}
+			s.Faults.Dead = slices.Delete(s.Faults.Dead, i, i+1)
+			if err := l.act(ctx, s); err != nil {
+				return err
+			}
+		}
+		if err := s.save(); err != nil {
+			return err
+		}
+		return n.start(ctx)
+	})
+}
+
+func (p Process) isServer() bool { return len(p.args) > 1 && p.args[1] == "server" }
+
+// reboot makes the node's namespace anew.
+func (l *Lab) reboot(ctx context.Context, n *Node) error {
+	p := &l.plan
+	ns := p.nodeNS(n.Name)
+	if _, err := end(ctx, n.Processes); err != nil {
+		return err
+	}
+	if err := delNS(ctx, ns); err != nil {
+		return err
+	}
+	// The router's end goes with the other, a little later.
+	err := l.await(ctx, 20*time.Second, n.log(), nil, func(ctx context.Context) error {
+		if ip(ctx, p.routerNS(n.Region), []string{"link show " + n.Link}) == nil {
+			return fmt.Errorf("link %s is still there", n.Link)
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	if err := addNS(ctx, ns, plain()); err != nil {
+		return err
+	}
+	if err := ip(ctx, p.routerNS(n.Region), p.linkIP(n.nodePlan)); err != nil {
+		return err
+	}
+	if err := ip(ctx, ns, p.nodeIP(n.nodePlan)); err != nil {
+		return err
+	}
+	return settled(ctx, ns)
+}
