@@ -23,8 +23,13 @@ const askWithin = 30 * time.Second
 // errStranger says that who answered is not of the token's cluster.
 var errStranger = errors.New("its key is not the one that the token names")
 
+// Asker asks control nodes. Its zero value does so by the kernel's TCP.
+type Asker struct {
+	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
+}
+
 // Ask asks the control node at addr, host:port, to be let in by the token.
-func Ask(ctx context.Context, addr string, t Token, r Request) (Answer, error) {
+func (q Asker) Ask(ctx context.Context, addr string, t Token, r Request) (Answer, error) {
 	r.Version, r.Secret = version, t.Secret[:]
 	if err := r.check(); err != nil { // before anything is sent
 		return Answer{}, err
@@ -34,26 +39,30 @@ func Ask(ctx context.Context, addr string, t Token, r Request) (Answer, error) {
 		return Answer{}, fmt.Errorf("join: %w", err)
 	}
 	var a Answer
-	if err := exchange(ctx, addr, t.Cluster, http.MethodPost, joinPath, body, &a); err != nil {
+	if err := q.exchange(ctx, addr, t.Cluster, http.MethodPost, joinPath, body, &a); err != nil {
 		return Answer{}, err
 	}
 	return a, a.check(r.Node)
 }
 
-// AskRemoved asks the control node at addr whether a node was removed from the cluster.
-func AskRemoved(ctx context.Context, addr string, cluster Fingerprint, node volant.NodeID) (bool, error) {
+// Removed asks the control node at addr whether a node was removed from the cluster.
+func (q Asker) Removed(ctx context.Context, addr string, cluster Fingerprint, node volant.NodeID) (bool, error) {
 	var out struct {
 		Removed bool `json:"removed"`
 	}
-	err := exchange(ctx, addr, cluster, http.MethodGet, removedPath+string(node), nil, &out)
+	err := q.exchange(ctx, addr, cluster, http.MethodGet, removedPath+string(node), nil, &out)
 	return out.Removed, err
 }
 
-func exchange(ctx context.Context, addr string, cluster Fingerprint, method, path string, body []byte, out any) error {
+func (q Asker) exchange(ctx context.Context, addr string, cluster Fingerprint, method, path string, body []byte, out any) error {
 	ctx, cancel := context.WithTimeout(ctx, askWithin)
 	defer cancel()
+	dial := q.Dial
+	if dial == nil {
+		dial = (&net.Dialer{Timeout: 10 * time.Second}).DialContext
+	}
 	tr := &http.Transport{
-		DialContext: (&net.Dialer{Timeout: 10 * time.Second}).DialContext, TLSClientConfig: pinned(cluster),
+		DialContext: dial, TLSClientConfig: pinned(cluster),
 		TLSHandshakeTimeout: 10 * time.Second, DisableKeepAlives: true, DisableCompression: true,
 	}
 	req, err := http.NewRequestWithContext(ctx, method, "https://"+addr+path, bytes.NewReader(body))

@@ -120,7 +120,7 @@ func TestAskAndAnswer(t *testing.T) {
 	g := &gate{}
 	addr := serve(t, g, key(1))
 	tok := join.NewToken(fingerprint(t, key(1)))
-	a, err := join.Ask(t.Context(), addr, tok, request())
+	a, err := (join.Asker{}).Ask(t.Context(), addr, tok, request())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -134,7 +134,7 @@ func TestAskAndAnswer(t *testing.T) {
 		t.Error(diff)
 	}
 	for node, want := range map[volant.NodeID]bool{"deadbeef": true, "0a0b0c0d": false} {
-		if got, err := join.AskRemoved(t.Context(), addr, tok.Cluster, node); err != nil || got != want {
+		if got, err := (join.Asker{}).Removed(t.Context(), addr, tok.Cluster, node); err != nil || got != want {
 			t.Errorf("node %s removed: %v, %v", node, got, err)
 		}
 	}
@@ -142,13 +142,13 @@ func TestAskAndAnswer(t *testing.T) {
 
 func TestRefusalComesAsItIs(t *testing.T) {
 	g := &gate{err: volant.Errorf(volant.ErrUnauthorized, "the join token expired").WithRemedy("make another")}
-	_, err := join.Ask(t.Context(), serve(t, g, key(1)), join.NewToken(fingerprint(t, key(1))), request())
+	_, err := (join.Asker{}).Ask(t.Context(), serve(t, g, key(1)), join.NewToken(fingerprint(t, key(1))), request())
 	var e *volant.Error
 	if !errors.As(err, &e) || !errors.Is(err, volant.ErrUnauthorized) || e.Text != "the join token expired" || e.Remedy != "make another" {
 		t.Errorf("got %v", err)
 	}
 	g.err = errors.New("open /var/lib/secret: no such file")
-	if _, err := join.Ask(t.Context(), serve(t, g, key(1)), join.NewToken(fingerprint(t, key(1))), request()); err == nil || strings.Contains(err.Error(), "secret:") {
+	if _, err := (join.Asker{}).Ask(t.Context(), serve(t, g, key(1)), join.NewToken(fingerprint(t, key(1))), request()); err == nil || strings.Contains(err.Error(), "secret:") {
 		t.Errorf("got %v, which should not tell what went wrong inside", err)
 	}
 }
@@ -156,7 +156,7 @@ func TestRefusalComesAsItIs(t *testing.T) {
 func TestNothingIsToldToAStranger(t *testing.T) {
 	g := &gate{}
 	addr := serve(t, g, key(2))
-	_, err := join.Ask(t.Context(), addr, join.NewToken(fingerprint(t, key(1))), request())
+	_, err := (join.Asker{}).Ask(t.Context(), addr, join.NewToken(fingerprint(t, key(1))), request())
 	if !errors.Is(err, volant.ErrUnauthorized) || len(g.requests()) != 0 {
 		t.Errorf("got %v, and %d requests arrived", err, len(g.requests()))
 	}

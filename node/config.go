@@ -9,6 +9,7 @@ import (
 	volant "github.com/volant-edge/volant"
 	"github.com/volant-edge/volant/api"
 	"github.com/volant-edge/volant/cert"
+	"github.com/volant-edge/volant/join"
 )
 
 // Config is a server's configuration. Its zero value, with a data directory, is one whole node.
@@ -17,15 +18,35 @@ type Config struct {
 	Region volant.Region `toml:"region"` // where this server is; "local"
 	Name   string        `toml:"name"`   // the host name if empty
 	Domain string        `toml:"domain"` // apps have names below it; "localhost"
-	API    APIConfig     `toml:"api"`
-	Edge   EdgeConfig    `toml:"edge"`
-	Host   HostConfig    `toml:"host"`
-	Image  ImageConfig   `toml:"image"`
+	// Roles are what a new server does: edge, host, control. All on the first of a cluster, edge and host on one that
+	// joins. Later its record says.
+	Roles []string    `toml:"roles,omitempty"`
+	Join  JoinConfig  `toml:"join"`
+	Mesh  MeshConfig  `toml:"mesh"`
+	API   APIConfig   `toml:"api"`
+	Edge  EdgeConfig  `toml:"edge"`
+	Host  HostConfig  `toml:"host"`
+	Image ImageConfig `toml:"image"`
 
 	Log     *slog.Logger `toml:"-"` // nil discards
 	Version string       `toml:"-"`
 	// Crash is called at each named write-ahead point of the host, before and after; nil does nothing.
 	Crash func(point, when string) `toml:"-"`
+}
+
+// JoinConfig says which cluster a new server joins. Once it has, it is not looked at.
+type JoinConfig struct {
+	Server    string `toml:"server,omitempty"` // HOST:PORT of a control node; empty: it is the first of its cluster
+	Token     string `toml:"-"`
+	TokenFile string `toml:"token_file,omitempty"`
+}
+
+// MeshConfig says how servers reach each other.
+type MeshConfig struct {
+	// Endpoint is HOST:PORT at which other servers reach this one by UDP, and by TCP when they join; without it a
+	// server that did not join is alone. On one that joins, a missing host is the one that it is seen with.
+	Endpoint   string `toml:"endpoint,omitempty"`
+	JoinListen string `toml:"join_listen,omitempty"` // where servers join; the endpoint's port on all addresses
 }
 
 // APIConfig says where the API listens.
@@ -103,6 +124,16 @@ func (c Config) withDefaults() Config {
 func (c *Config) check() error {
 	if _, err := cert.Hostname("app." + c.Domain); err != nil || strings.HasPrefix(c.Domain, "*.") {
 		return volant.Invalidf("domain %q: use a domain such as example.com, below which apps have their names", c.Domain)
+	}
+	if len(c.Roles) > 0 {
+		if err := join.CheckRoles(c.Roles); err != nil {
+			return err
+		}
+	}
+	if c.Mesh.Endpoint != "" {
+		if _, _, err := hostPort(c.Mesh.Endpoint); err != nil {
+			return volant.Invalidf("mesh.endpoint: %v", err)
+		}
 	}
 	switch {
 	case !c.Region.Valid():

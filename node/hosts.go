@@ -36,6 +36,10 @@ func (s *server) parts(ctx context.Context) (Parts, func() error, error) {
 		Net: taps{s}, Local: s.localAddrs, Addresses: addresses{s.cfg.Edge}, Reasons: s.why, Log: s.cfg.Log,
 	}
 	var err error
+	if p.Roles, err = s.roles(ctx); err != nil {
+		return p, closeAll, err
+	}
+	p.Joined, p.Pools = s.member != nil, s.cfg.Edge
 	if p.Token, err = s.rootToken(); err != nil {
 		return p, closeAll, err
 	}
@@ -66,12 +70,14 @@ func (s *server) parts(ctx context.Context) (Parts, func() error, error) {
 		return p, closeAll, err
 	}
 	closers = append(closers, s.net.Close)
-	if s.cfg.Host.Engine == "fake" {
+	if !runsMachines(p.Roles) {
+		p.Net = noTaps{}
+	} else if s.cfg.Host.Engine == "fake" {
 		if p.Net, err = newFakeNet(s.cfg.Host.FakeBackend); err != nil {
 			return p, closeAll, err
 		}
 	}
-	k, err := s.openEngine(ctx)
+	k, err := s.openEngine(ctx, p.Roles)
 	if err != nil {
 		return p, closeAll, err
 	}
@@ -99,6 +105,9 @@ func (s *server) parts(ctx context.Context) (Parts, func() error, error) {
 		Dir: hostDir, Kernel: k, MemoryMB: memory, ReserveMB: s.cfg.Host.MemoryReserve, Cores: groups.cores(),
 		AllowMixed: s.cfg.Host.AllowMixed, ScratchMB: s.cfg.Host.ScratchMB, NoTemplates: s.cfg.Host.NoTemplates, Crash: s.cfg.Crash,
 	}
+	if !runsMachines(p.Roles) {
+		p.Host.ReserveMB = memory // none is for machines
+	}
 	return p, closeAll, nil
 }
 
@@ -125,7 +134,11 @@ func (s *server) openNet(ctx context.Context) (err error) {
 }
 
 // openEngine picks the engine by what is configured and found, and loads the kernel its machines boot.
-func (s *server) openEngine(ctx context.Context) (host.Kernel, error) {
+func (s *server) openEngine(ctx context.Context, roles []string) (host.Kernel, error) {
+	if !runsMachines(roles) {
+		s.engine = noEngine{}
+		return host.Kernel{Sum: "none"}, nil
+	}
 	if s.cfg.Host.Engine == "fake" {
 		s.engine = newFakeEngine()
 		return host.Kernel{Sum: "fake"}, nil

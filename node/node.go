@@ -28,9 +28,10 @@ const APISocket = "api.sock"
 
 // server is one running server process: the real parts of a Platform, and what keeps them.
 type server struct {
-	cfg   Config
-	dir   *datadir.Dir
-	epoch uint64
+	cfg    Config
+	dir    *datadir.Dir
+	member *membership // of the cluster that it joined; nil: it is the first
+	epoch  uint64
 
 	intent   *intent
 	why      *why.Rings
@@ -42,12 +43,13 @@ type server struct {
 
 // Serve runs a server until ctx ends.
 func Serve(ctx context.Context, cfg Config) error {
+	given := cfg
 	cfg = cfg.withDefaults()
 	if err := cfg.check(); err != nil {
 		return err
 	}
 	s := &server{cfg: cfg}
-	closeAll, err := s.open(ctx)
+	closeAll, err := s.open(ctx, given)
 	defer closeAll()
 	if err != nil {
 		return err
@@ -56,7 +58,7 @@ func Serve(ctx context.Context, cfg Config) error {
 }
 
 // open opens and builds everything; the returned func closes what was opened, last first.
-func (s *server) open(ctx context.Context) (closeAll func(), err error) {
+func (s *server) open(ctx context.Context, given Config) (closeAll func(), err error) {
 	var closers []func() error
 	closeAll = func() {
 		for _, end := range slices.Backward(closers) {
@@ -69,6 +71,9 @@ func (s *server) open(ctx context.Context) (closeAll func(), err error) {
 		return closeAll, err
 	}
 	closers = append(closers, s.dir.Close)
+	if err = s.enter(ctx, given); err != nil {
+		return closeAll, err
+	}
 	if s.epoch, err = s.dir.Next("server"); err != nil {
 		return closeAll, err
 	}

@@ -31,6 +31,7 @@ type publisher struct {
 	told    bool           // they were told without an error
 	local   []netip.Addr   // what Local was last told
 	version uint64         // of the table
+	enters  bool           // clients enter here: this node is an edge
 }
 
 // publishAgain is how long a room that could not take what it was told has until it is told again.
@@ -104,6 +105,12 @@ func (u *publisher) tell(ctx context.Context, snap *catalog.Snapshot, changed ma
 	if snap.Rev != u.wishes || !u.told {
 		u.tellWishes(ctx, snap)
 	}
+	if enters := u.p.has(volant.RoleEdge); enters != u.enters {
+		u.enters = enters
+		for id := range snap.Apps() {
+			changed[id] = true
+		}
+	}
 	for id := range changed {
 		u.take(snap, id)
 	}
@@ -161,16 +168,21 @@ func (u *publisher) take(snap *catalog.Snapshot, id volant.AppID) {
 		u.asks[id] = due
 	}
 	parts := tableApps(snap, a, u.p.Node, now)
+	if !u.enters {
+		deafen(parts)
+	}
 	hosts := u.p.names.hosts(snap, a)
 	for i := range parts {
 		parts[i].Unscaled, parts[i].Hosts = !u.p.scaled(id), hosts
 	}
-	if ends(parts) {
+	if u.enters && ends(parts) {
 		u.certs[id] = u.p.names.certs(snap, a, now)
 	}
 	if len(parts) > 0 {
 		u.parts[id] = parts
-		u.shared[id] = sharedAddrs(snap, id)
+		if u.enters {
+			u.shared[id] = sharedAddrs(snap, id)
+		}
 	}
 }
 
@@ -194,6 +206,9 @@ func (u *publisher) setLocal(ctx context.Context, snap *catalog.Snapshot) bool {
 	}
 	var addrs []netip.Addr
 	for id := range snap.Apps() {
+		if !u.p.has(volant.RoleEdge) {
+			break // clients enter elsewhere
+		}
 		for _, ad := range snap.Addresses(id) {
 			if ip, err := netip.ParseAddr(ad.IP); err == nil && !ad.Tombstone {
 				addrs = append(addrs, ip)

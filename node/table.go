@@ -33,6 +33,16 @@ func tableApps(snap *catalog.Snapshot, a *volant.App, here volant.NodeID, now ti
 	return out
 }
 
+// deafen takes away where clients enter: what is left is what comes from other nodes to machines here.
+func deafen(parts []proxy.App) {
+	for i := range parts {
+		for j := range parts[i].Services {
+			s := &parts[i].Services[j]
+			s.Listen, s.Ports = nil, nil
+		}
+	}
+}
+
 // sharedAddrs are the addresses which an app has together with others.
 func sharedAddrs(snap *catalog.Snapshot, id volant.AppID) []netip.Addr {
 	var out []netip.Addr

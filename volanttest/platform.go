@@ -159,6 +159,11 @@ var checker = sync.OnceValues(contract.Load)
 // Transport leads a client's requests to the API of the server that runs now.
 func (p *Platform) Transport() http.RoundTripper { return transport{p.Handler()} }
 
+// Client is a client of the API by another token.
+func (p *Platform) Client(token string) *client.Client {
+	return client.NewTransport("http://test", token, p.Transport())
+}
+
 // Start runs a server on what there is.
 func (p *Platform) Start() {
 	p.t.Helper()

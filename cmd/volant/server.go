@@ -18,13 +18,17 @@ import (
 )
 
 func newServer(g *globals) *cobra.Command {
-	var file, listen, region, level string
+	var file, listen, region, level, name, joinAt, tokenFile, endpoint string
+	var roles []string
 	cmd := &cobra.Command{
 		Use: "server", Short: "Run this server: intent, API, images, machines and scaling", Args: cobra.NoArgs,
 		Long: `Run this server: it keeps the intent, serves the API, runs machines and scales apps.
 
 It starts the proxy (volant proxy) as a process of its own, which outlives it, as machines do: a restart
-or crash of the server closes no connection.`,
+or crash of the server closes no connection.
+
+With --join it becomes a server of the cluster that another one belongs to, once; later starts need neither --join nor
+a token. See the guide on clusters.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			cfg, err := readConfig(file)
 			if err != nil {
@@ -38,6 +42,16 @@ or crash of the server closes no connection.`,
 			}
 			if region != "" {
 				cfg.Region = volant.Region(region)
+			}
+			setIf(&cfg.Name, name)
+			setIf(&cfg.Mesh.Endpoint, endpoint)
+			setIf(&cfg.Join.Server, joinAt)
+			setIf(&cfg.Join.TokenFile, tokenFile)
+			if len(roles) > 0 {
+				cfg.Roles = roles
+			}
+			if cfg.Join.Server != "" && tokenFile == "" {
+				cfg.Join.Token = g.token
 			}
 			log, err := newLog(level)
 			if err != nil {
@@ -57,6 +71,11 @@ or crash of the server closes no connection.`,
 	f.StringVar(&file, "config", "", "server configuration, a TOML file")
 	f.StringVar(&listen, "listen", "", "address of the API (default 127.0.0.1:4280)")
 	f.StringVar(&region, "region", "", "code of the place this server is in (default local)")
+	f.StringVar(&name, "name", "", "name of this server (default: the host name)")
+	f.StringSliceVar(&roles, "roles", nil, "what a new server does: edge, host, control (default: all on the first, edge and host on one that joins)")
+	f.StringVar(&endpoint, "endpoint", "", "HOST:PORT at which other servers reach this one; UDP, and TCP to join by")
+	f.StringVar(&joinAt, "join", "", "join the cluster of the control node at HOST:PORT, by the join token of --token")
+	f.StringVar(&tokenFile, "token-file", "", "file with the join token, so that it is not seen in the list of processes")
 	f.StringVar(&level, "log-level", "info", "debug, info, warn or error")
 	cmd.AddCommand(newServerConfig(), newServerPoints(g))
 	return cmd
@@ -77,6 +96,13 @@ func newServerConfig() *cobra.Command {
 	}
 	cmd.Flags().StringVar(&file, "config", "", "server configuration, a TOML file")
 	return cmd
+}
+
+// setIf sets what a flag says.
+func setIf(to *string, flag string) {
+	if flag != "" {
+		*to = flag
+	}
 }
 
 func readConfig(file string) (node.Config, error) {
