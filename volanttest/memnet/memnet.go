@@ -24,6 +24,7 @@ type Network struct {
 	lastPort  uint16
 	packets   map[netip.AddrPort]*PacketConn
 	weather   Weather // of datagrams
+	wire      func(from, to netip.Addr) Wire
 }
 
 // Listen listens on an address, which needs no set-up.
@@ -52,16 +53,38 @@ func (n *Network) DialFrom(ctx context.Context, from netip.Addr, addr netip.Addr
 		return nil, opError("dial", addr, ctx.Err())
 	}
 	n.mu.Lock()
-	l := n.listeners[addr]
 	n.lastPort++
 	source := netip.AddrPortFrom(from, 1024+n.lastPort%60000)
+	wire := n.wire
+	n.mu.Unlock()
+	var there, back func() Wire
+	if wire != nil {
+		there = func() Wire { return wire(from, addr.Addr()) }
+		back = func() Wire { return wire(addr.Addr(), from) }
+		if err := passes(ctx, there); err != nil {
+			return nil, opError("dial", addr, err)
+		}
+	}
+	n.mu.Lock()
+	l := n.listeners[addr]
 	n.mu.Unlock()
 	if l == nil {
+		if wire != nil {
+			if err := passes(ctx, back); err != nil {
+				return nil, opError("dial", addr, err)
+			}
+		}
 		return nil, opError("dial", addr, syscall.ECONNREFUSED)
 	}
-	client, server := pair(source, addr)
+	client, server := pair(source, addr, there, back)
 	select {
 	case l.backlog <- server:
+		if wire != nil {
+			if err := passes(ctx, back); err != nil {
+				client.reset()
+				return nil, opError("dial", addr, err)
+			}
+		}
 		return client, nil
 	case <-l.closed:
 		return nil, opError("dial", addr, syscall.ECONNREFUSED)
@@ -119,8 +142,10 @@ type Conn struct {
 	linger        bool // Close resets
 }
 
-func pair(client, server netip.AddrPort) (c, s *Conn) {
-	up, down := newHalf(), newHalf()
+// pair is both ends of a connection; there and back are the ways between them, nil for none.
+func pair(client, server netip.AddrPort, there, back func() Wire) (c, s *Conn) {
+	up, down := newHalf(there), newHalf(back)
+	up.back, down.back = down, up
 	return &Conn{in: down, out: up, local: client, remote: server}, &Conn{in: up, out: down, local: server, remote: client}
 }
 
@@ -174,6 +199,10 @@ func (c *Conn) Close() error {
 func (c *Conn) reset() {
 	c.in.abandon()
 	c.out.closeLocal()
+	if c.out.wire != nil {
+		c.out.answer()
+		return
+	}
 	c.out.sever(syscall.ECONNRESET)
 	c.in.sever(syscall.EPIPE)
 }
@@ -213,6 +242,12 @@ type half struct {
 	unwrite bool  // the writer has closed
 	readBy  deadline
 	writeBy deadline
+
+	wire   func() Wire // nil: what is written is there
+	back   *half       // the other direction
+	way    []piece     // what is on its way
+	flying int         // bytes of it
+	closed bool        // the writer has sent its end
 }
 
 type deadline struct {
@@ -222,8 +257,8 @@ type deadline struct {
 
 func (d *deadline) over() bool { return !d.at.IsZero() && !time.Now().Before(d.at) }
 
-func newHalf() *half {
-	h := &half{}
+func newHalf(wire func() Wire) *half {
+	h := &half{wire: wire}
 	h.changed = sync.NewCond(&h.mu)
 	return h
 }
@@ -264,17 +299,21 @@ func (h *half) write(b []byte) (n int, err error) {
 			return n, os.ErrDeadlineExceeded
 		case h.werr != nil:
 			return n, h.werr
-		case h.fin:
+		case h.fin || h.closed:
 			return n, syscall.EPIPE
-		case h.unread: // the kernel's answer to bytes for nobody is RST
+		case h.unread && h.wire == nil: // the kernel's answer to bytes for nobody is RST
 			h.werr = syscall.EPIPE
 			return n, syscall.ECONNRESET
 		case len(b) == 0:
 			return n, nil
 		}
-		if room := bufferMost - len(h.buf); room > 0 {
+		if room := bufferMost - len(h.buf) - h.flying; room > 0 {
 			m := min(room, len(b))
-			h.buf = append(h.buf, b[:m]...)
+			if h.wire != nil {
+				h.sendLocked(piece{data: append([]byte(nil), b[:m]...)})
+			} else {
+				h.buf = append(h.buf, b[:m]...)
+			}
 			b, n = b[m:], n+m
 			h.changed.Broadcast()
 			continue
@@ -286,7 +325,13 @@ func (h *half) write(b []byte) (n int, err error) {
 func (h *half) finish() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.fin = true
+	switch {
+	case h.wire == nil:
+		h.fin = true
+	case !h.closed:
+		h.closed = true
+		h.sendLocked(piece{fin: true})
+	}
 	h.changed.Broadcast()
 }
 

@@ -140,12 +140,18 @@ func (c *PacketConn) WriteToUDPAddrPort(b []byte, to netip.AddrPort) (int, error
 	default:
 	}
 	c.network.mu.Lock()
-	d, weather := c.network.packets[to], c.network.weather
+	d, weather, wire := c.network.packets[to], c.network.weather, c.network.wire
 	c.network.mu.Unlock()
 	if d == nil {
 		return len(b), nil
 	}
 	delays := []time.Duration{0}
+	if wire != nil {
+		w := wire(c.addr.Addr(), to.Addr())
+		if delays[0] = w.Delay; w.Cut {
+			return len(b), nil
+		}
+	}
 	if weather != nil {
 		delays = weather(c.addr, to, len(b))
 	}
