@@ -37,9 +37,11 @@ type Release struct {
 
 // Group is one process group of a release.
 type Group struct {
-	Name   string
-	Min    int  // awake machines that scaling keeps
-	Worker bool // it has no services
+	Name string
+	Min  int // awake machines that scaling keeps
+	// RegionMin are those of them that regions have for themselves.
+	RegionMin map[volant.Region]int
+	Worker    bool // it has no services
 	// Whole says that machines of the current release cannot serve beside those of this one, since their ports
 	// differ: then all are made before the first is routed.
 	Whole bool
@@ -63,7 +65,7 @@ func ReleaseOf(r *volant.Release, current *volant.Release, scaleOf func(group st
 	}
 	for _, g := range r.Groups() {
 		out.Groups = append(out.Groups, Group{
-			Name: g.Name, Min: scaleOf(g.Name).Least(), Worker: len(g.Config.Services) == 0, Whole: !together(current, &g),
+			Name: g.Name, Min: scaleOf(g.Name).Least(), RegionMin: scaleOf(g.Name).RegionMin, Worker: len(g.Config.Services) == 0, Whole: !together(current, &g),
 		})
 	}
 	if c := r.Command; c != nil {

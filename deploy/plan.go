@@ -3,6 +3,7 @@ package deploy
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -199,11 +200,31 @@ func (p *planner) missing(g Group) []Step {
 	if p.o.Current != 0 && !g.Worker {
 		least = max(1, least)
 	}
-	for range least - len(old) - free {
+	for _, q := range p.regions(g, least-len(old)-free) {
 		out = append(out, Step{
-			Kind: Create, Release: p.run.Version, Group: g.Name, Region: p.o.Primary, Rule: "least",
+			Kind: Create, Release: p.run.Version, Group: g.Name, Region: q, Rule: "least",
 			Text: fmt.Sprintf("at least %d machines prove the release", least),
 		})
+	}
+	return out
+}
+
+// regions are where n more machines of a group go: where min of a region is not met yet, else where the app is at home.
+func (p *planner) regions(g Group, n int) []volant.Region {
+	var out []volant.Region
+	for _, q := range slices.Sorted(maps.Keys(g.RegionMin)) {
+		there := 0
+		for _, m := range p.machines(g, func(m Machine) bool { return m.Region == q }) {
+			if p.unrouted(m) || ofRelease(m) && m.Release != p.run.Version && routed(m) {
+				there++
+			}
+		}
+		for range min(g.RegionMin[q]-there, n-len(out)) {
+			out = append(out, q)
+		}
+	}
+	for len(out) < n {
+		out = append(out, p.o.Primary)
 	}
 	return out
 }

@@ -2,7 +2,6 @@ package node
 
 import (
 	"encoding/json"
-	"fmt"
 
 	volant "github.com/volant-edge/volant"
 	"github.com/volant-edge/volant/live"
@@ -23,29 +22,14 @@ type room struct {
 	Clock int64                     `json:"clock,omitempty"` // when it was told, in milliseconds of Unix time
 }
 
-// encodeRoom is r as the body of a fact.
-func encodeRoom(r room) ([]byte, error) {
-	b, err := json.Marshal(r)
-	if err == nil && len(b) > live.MaxBody {
-		r.RTT = nil // a nearest region is found by the map then
-		b, err = json.Marshal(r)
+// roomFact is a node's room as a fact.
+func roomFact(node volant.NodeID, v live.Version, r room) (live.Fact, error) {
+	f, err := live.EncodeRoom(node, v, r)
+	if err != nil {
+		r.RTT = nil // what is near is found by the map then
+		f, err = live.EncodeRoom(node, v, r)
 	}
-	if err == nil && len(b) > live.MaxBody {
-		err = fmt.Errorf("the room takes %d bytes", len(b))
-	}
-	return b, err
-}
-
-func decodeRoom(b []byte) (r room, err error) {
-	err = json.Unmarshal(b, &r)
-	return r, err
-}
-
-func encodeHave(h volant.Have) ([]byte, error) { return json.Marshal(h) }
-
-func decodeHave(b []byte) (h volant.Have, err error) {
-	err = json.Unmarshal(b, &h)
-	return h, err
+	return f, err
 }
 
 func decodeLoad(b []byte) (l proxy.Load, err error) {

@@ -50,7 +50,7 @@ func (f *fleet) Observe(_ context.Context, id volant.AppID) ([]scale.Observation
 	}
 	groups := groupsOf(snap, a)
 	ms := f.machinesOf(snap, id, groups[0].name)
-	hosts, near := f.hostsFor(snap, id), f.regionsNow(snap)
+	hosts, near := f.hostsFor(snap, id, f.pending.now()), f.regionsNow(snap)
 	var out []scale.Observation
 	for i := range groups {
 		g := &groups[i]

@@ -2,7 +2,6 @@ package node
 
 import (
 	"context"
-	"maps"
 	"strings"
 	"time"
 
@@ -38,12 +37,9 @@ func (p *Platform) factHave(f live.Fact) error {
 	if f.Gone {
 		return nil // its tombstone says so
 	}
-	h, err := decodeHave(f.Body)
+	h, err := live.DecodeHave(f)
 	if err != nil {
 		return err
-	}
-	if h.Node != f.Node || string(h.Machine) != f.Key.ID {
-		return volant.Invalidf("it is about machine %s of node %s", h.Machine, h.Node)
 	}
 	h.Since, h.Drained = p.known.here(f.Node, h.Since), p.known.here(f.Node, h.Drained)
 	p.cat.SetHave(h)
@@ -54,8 +50,8 @@ func (p *Platform) factRoom(f live.Fact) error {
 	if f.Gone {
 		return nil
 	}
-	r, err := decodeRoom(f.Body)
-	if err != nil {
+	var r room
+	if err := live.DecodeRoom(f, &r); err != nil {
 		return err
 	}
 	before, _ := p.known.roomOf(f.Node)
@@ -138,6 +134,12 @@ func (p *Platform) watchNodes(ctx context.Context) error {
 	tick := time.NewTicker(time.Second) // silence is no event
 	defer tick.Stop()
 	silent := map[volant.NodeID]bool{}
+	changed := func(id volant.NodeID) {
+		p.pokeNode(id)
+		for app := range p.actedFor(id) {
+			p.holding.touch(app)
+		}
+	}
 	for {
 		select {
 		case <-ctx.Done():
@@ -145,12 +147,17 @@ func (p *Platform) watchNodes(ctx context.Context) error {
 		case <-p.noticed:
 		case <-tick.C:
 		}
-		now := p.known.silents()
+		now := map[volant.NodeID]bool{}
+		for _, n := range p.otherNodes() {
+			if id := volant.NodeID(n.ID); p.known.silent(id) {
+				now[id] = true
+			}
+		}
 		for id := range now {
 			if !silent[id] {
 				p.Log.Warn("node is silent", "node", id)
 				p.scaler.ForgetNode(id)
-				p.pokeNode(id)
+				changed(id)
 			}
 		}
 		for id := range silent {
@@ -160,11 +167,22 @@ func (p *Platform) watchNodes(ctx context.Context) error {
 				for _, at := range p.known.groups(id) {
 					p.passLoad(snap, id, at)
 				}
-				p.pokeNode(id)
+				changed(id)
 			}
 		}
-		silent = maps.Clone(now)
+		silent = now
 	}
+}
+
+// actedFor are the apps for which a node acts.
+func (p *Platform) actedFor(node volant.NodeID) map[volant.AppID]bool {
+	out := map[volant.AppID]bool{}
+	for app := range p.cat.Snapshot().Apps() {
+		if owner, _ := p.terms.Owner(termOf(app)); owner == string(node) {
+			out[app] = true
+		}
+	}
+	return out
 }
 
 // pokeNode has all look at the apps that have machines on a node, and at those that want one.

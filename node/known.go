@@ -63,7 +63,7 @@ func (k *known) ofLocked(node volant.NodeID) *neighbour {
 // silentAfter is how long a node that was never heard counts as one that is about to be.
 const silentAfter = 6 * time.Second
 
-// silent says whether a node has not been heard for long. One of which nothing is said is not.
+// silent says whether a node has not been heard for long.
 func (k *known) silent(node volant.NodeID) bool {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -71,11 +71,14 @@ func (k *known) silent(node volant.NodeID) bool {
 }
 
 func (k *known) silentLocked(node volant.NodeID) bool {
-	n := k.nodes[node]
-	if node == k.self || n == nil || !n.state.Silent {
+	if node == k.self {
 		return false
 	}
-	return !n.state.Heard.IsZero() || time.Since(k.since) >= silentAfter
+	n := k.nodes[node]
+	if n == nil || n.state.Heard.IsZero() {
+		return !k.since.IsZero() && time.Since(k.since) >= silentAfter
+	}
+	return n.state.Silent
 }
 
 // heard says whether a node is heard now.
@@ -83,7 +86,7 @@ func (k *known) heard(node volant.NodeID) bool {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	n := k.nodes[node]
-	return node == k.self || n != nil && n.state.Node != "" && !n.state.Silent
+	return node == k.self || n != nil && !n.state.Heard.IsZero() && !n.state.Silent
 }
 
 // hears are the other nodes that are heard now.
@@ -92,21 +95,8 @@ func (k *known) hears() []volant.NodeID {
 	defer k.mu.Unlock()
 	var out []volant.NodeID
 	for id, n := range k.nodes {
-		if n.state.Node != "" && !n.state.Silent {
+		if !n.state.Heard.IsZero() && !n.state.Silent {
 			out = append(out, id)
-		}
-	}
-	return out
-}
-
-// silents are the nodes that have not been heard for long.
-func (k *known) silents() map[volant.NodeID]bool {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	out := map[volant.NodeID]bool{}
-	for id := range k.nodes {
-		if k.silentLocked(id) {
-			out[id] = true
 		}
 	}
 	return out

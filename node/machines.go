@@ -59,7 +59,7 @@ func (m machines) Logs(ctx context.Context, id volant.MachineID, tail int, follo
 // Room is control's.
 func (m machines) Room(g volant.Guest) map[volant.Region]int {
 	snap := m.f.cat.Snapshot()
-	hosts := m.f.hostsFor(snap, "")
+	hosts := m.f.hostsFor(snap, "", m.f.pending.now())
 	out := map[volant.Region]int{}
 	for _, h := range hosts {
 		if _, ok := out[h.Region]; !ok {
@@ -71,7 +71,7 @@ func (m machines) Room(g volant.Guest) map[volant.Region]int {
 
 // Place reserves room for a machine made by hand, unless it begins asleep: such a one needs none.
 func (m machines) Place(ctx context.Context, rec *volant.Machine) (volant.NodeID, error) {
-	hosts := m.f.hostsFor(m.f.cat.Snapshot(), rec.App)
+	hosts := m.f.hostsFor(m.f.cat.Snapshot(), rec.App, m.f.pending.now())
 	var regions []string
 	for _, h := range hosts {
 		if !h.Closed && !slices.Contains(regions, string(h.Region)) {

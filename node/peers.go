@@ -80,3 +80,11 @@ func (p *Platform) newPeers() {
 	p.forwards = &http.Transport{DialContext: p.PeerDial, MaxIdleConnsPerHost: 16, IdleConnTimeout: time.Minute, DisableCompression: true}
 	p.serveForwarded()
 }
+
+// closePeers ends the connections to other nodes that no call uses.
+func (p *Platform) closePeers() {
+	p.calls.Close()
+	if t, ok := p.forwards.(*http.Transport); ok {
+		t.CloseIdleConnections()
+	}
+}

@@ -36,24 +36,45 @@ type pendings struct {
 // untold is how long a host's room may show a reservation late.
 const untold = time.Second
 
-func (p *pendings) add(m *volant.Machine, node volant.NodeID) {
+// choose has pick choose a host for a machine, one choice at a time, so that none is made without the one before.
+func (p *pendings) choose(m *volant.Machine, pick func([]pending) (place.Choice, error)) (place.Choice, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.all = append(p.all, pending{
-		volant.MachineID(m.ID), m.App, m.Org, node, m.Config.Guest.WithDefaults(), time.Now().Add(untold),
-	})
+	c, err := pick(p.nowLocked())
+	if err == nil {
+		p.all = append(p.all, pending{
+			volant.MachineID(m.ID), m.App, m.Org, c.Node, m.Config.Guest.WithDefaults(), time.Now().Add(reserveWithin + untold),
+		})
+	}
+	return c, err
+}
+
+// settle ends a choice: with one that holds for a moment, else at once.
+func (p *pendings) settle(id volant.MachineID, held bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.all = slices.DeleteFunc(p.all, func(e pending) bool { return e.id == id && !held })
+	for i := range p.all {
+		if p.all[i].id == id {
+			p.all[i].until = time.Now().Add(untold)
+		}
+	}
 }
 
 func (p *pendings) now() []pending {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	return p.nowLocked()
+}
+
+func (p *pendings) nowLocked() []pending {
 	now := time.Now()
 	p.all = slices.DeleteFunc(p.all, func(e pending) bool { return !e.until.After(now) })
 	return slices.Clone(p.all)
 }
 
-// hostsFor are the hosts as a new machine of an app sees them.
-func (f *fleet) hostsFor(snap *catalog.Snapshot, app volant.AppID) []place.Host {
+// hostsFor are the hosts as a new machine of an app sees them, beside those that are to be placed.
+func (f *fleet) hostsFor(snap *catalog.Snapshot, app volant.AppID, coming []pending) []place.Host {
 	byNode := map[volant.NodeID]*place.Host{}
 	var out []place.Host
 	add := func(id volant.NodeID, region volant.Region, draining bool) {
@@ -84,7 +105,7 @@ func (f *fleet) hostsFor(snap *catalog.Snapshot, app volant.AppID) []place.Host 
 			h.Siblings++
 		}
 	}
-	for _, p := range f.pending.now() {
+	for _, p := range coming {
 		h := byNode[p.node]
 		if h == nil {
 			continue
@@ -123,7 +144,9 @@ const (
 func (f *fleet) place(ctx context.Context, m *volant.Machine, term uint64) (string, error) {
 	req := place.Request{Org: m.Org, App: m.App, Region: m.Region, Guest: m.Config.Guest}
 	for range mostTries {
-		c, err := place.Pick(req, f.hostsFor(f.cat.Snapshot(), m.App))
+		c, err := f.pending.choose(m, func(coming []pending) (place.Choice, error) {
+			return place.Pick(req, f.hostsFor(f.cat.Snapshot(), m.App, coming))
+		})
 		if err != nil {
 			return "", err
 		}
@@ -132,9 +155,9 @@ func (f *fleet) place(ctx context.Context, m *volant.Machine, term uint64) (stri
 			ID: volant.MachineID(m.ID), App: m.App, Org: m.Org, Guest: m.Config.Guest, Term: term,
 		})
 		cancel()
+		f.pending.settle(volant.MachineID(m.ID), err == nil)
 		if err == nil {
 			m.Node, m.Region = c.Node, c.Region
-			f.pending.add(m, c.Node)
 			return c.Text, nil
 		}
 		f.why.Add(why.Record{

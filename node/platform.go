@@ -171,6 +171,7 @@ func NewPlatform(parts Parts) (*Platform, error) {
 
 // Run runs the rooms until ctx ends. Proxy and machines go on then.
 func (p *Platform) Run(ctx context.Context) error {
+	defer p.closePeers()
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return named("catalog", p.cat.Run(ctx, p.Copy)) })
 	g.Go(func() error { return named("host", p.host.Run(ctx)) })

@@ -3,6 +3,7 @@ package node
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"log/slog"
 	"maps"
 	"slices"
@@ -52,14 +53,7 @@ func ring(c chan struct{}) {
 
 // have takes what became of a machine here.
 func (t *telling) have(h volant.Have) {
-	body, err := encodeHave(h)
-	if err != nil {
-		t.log.Error("other nodes are not told of a machine", "machine", h.Machine, "err", err)
-		return
-	}
-	t.set(live.Fact{
-		Node: t.self, Key: live.Key{Kind: live.Have, ID: string(h.Machine)}, Version: live.Version{Epoch: h.Epoch, Seq: h.Seq}, Body: body,
-	})
+	t.set(live.EncodeHave(h))
 	ring(t.moved)
 }
 
@@ -147,27 +141,24 @@ func (t *telling) run(ctx context.Context) error {
 // setRoom takes the room as it is now, if it changed or always.
 func (t *telling) setRoom(always bool) {
 	r := t.room()
-	plain, err := encodeRoom(r)
-	if err != nil {
-		t.log.Error("other nodes are not told of the room", "err", err)
-		return
-	}
+	plain, err := json.Marshal(r)
 	t.mu.Lock()
 	same := bytes.Equal(plain, t.last)
-	if same && !always {
+	if err != nil || same && !always {
 		t.mu.Unlock()
 		return
 	}
 	t.last = plain
 	t.seq++
-	seq := t.seq
+	v := live.Version{Epoch: t.epoch, Seq: t.seq}
 	t.mu.Unlock()
 	r.Clock = time.Now().UnixMilli()
-	body, err := encodeRoom(r)
+	f, err := roomFact(t.self, v, r)
 	if err != nil {
+		t.log.Error("other nodes are not told of the room", "err", err)
 		return
 	}
-	t.set(live.Fact{Node: t.self, Key: live.Key{Kind: live.Room}, Version: live.Version{Epoch: t.epoch, Seq: seq}, Body: body})
+	t.set(f)
 }
 
 // tell tells what is to be told. A link that cannot tell belongs to a node that is alone.

@@ -60,7 +60,11 @@ const Port = 8080
 
 // Platform is one node in memory. Server restarts keep Store, Engine's world, network and proxy.
 type Platform struct {
+	ID     volant.NodeID
+	Region volant.Region
+
 	t     testing.TB
+	spot  *spot // in a cluster; nil: it is alone
 	Store *storetest.Memory
 	Net   *memnet.Network
 	World *fake.World
@@ -92,8 +96,18 @@ type Platform struct {
 // New starts a platform. It must be called in a synctest bubble, and Close before the bubble ends.
 func New(t testing.TB) *Platform {
 	t.Helper()
+	p := newPlatform(t, "0a0b0c0d", "local", storetest.New())
+	p.startProxy()
+	p.Start()
+	return p
+}
+
+// newPlatform is a node of which nothing runs yet.
+func newPlatform(t testing.TB, id volant.NodeID, region volant.Region, s *storetest.Memory) *Platform {
+	t.Helper()
 	p := &Platform{
-		t: t, Store: storetest.New(), Net: &memnet.Network{}, World: fake.NewWorld(), Why: why.NewRing(4096),
+		ID: id, Region: region,
+		t: t, Store: s, Net: &memnet.Network{}, World: fake.NewWorld(), Why: why.NewRing(4096),
 		dir: t.TempDir(), guests: map[string]*Guest{}, links: links{m: map[volant.MachineID]netip.Addr{}},
 	}
 	var err error
@@ -103,8 +117,6 @@ func New(t testing.TB) *Platform {
 	if p.blobs, err = image.Open(filepath.Join(p.dir, "images"), image.Config{}); err != nil {
 		t.Fatal(err)
 	}
-	p.startProxy()
-	p.Start()
 	return p
 }
 
@@ -112,7 +124,11 @@ func New(t testing.TB) *Platform {
 func (p *Platform) startProxy() {
 	p.t.Helper()
 	var err error
-	if p.Proxy, err = proxy.New(proxy.Config{Listen: p.Net.Listen, Dial: p.Net.Dial}); err != nil {
+	cfg := proxy.Config{Listen: p.Net.Listen, Dial: p.Net.Dial}
+	if p.spot != nil {
+		cfg = p.spot.proxyConfig()
+	}
+	if p.Proxy, err = proxy.New(cfg); err != nil {
 		p.t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(p.t.Context())
@@ -170,7 +186,7 @@ func (p *Platform) Start() {
 	p.epoch++
 	im := images{p.blobs, p}
 	parts := node.Parts{
-		Node: "0a0b0c0d", Region: "local", Name: "test", Epoch: p.epoch, Token: rootToken,
+		Node: p.ID, Region: p.Region, Name: "test", Epoch: p.epoch, Token: rootToken,
 		Store: p.Store, Copy: p.Store, Reasons: ring{p.Why},
 		Engine: fake.New(fake.Config{World: p.World, App: p.app, Hook: p.Hook, Latency: fake.Latency{
 			Create: 50 * time.Millisecond, Boot: time.Second, Restore: 20 * time.Millisecond, Snapshot: 10 * time.Millisecond,
@@ -191,6 +207,9 @@ func (p *Platform) Start() {
 	}
 	if testing.Verbose() {
 		parts.Log = slog.New(slog.NewTextHandler(writer{p.t}, nil))
+	}
+	if p.spot != nil {
+		p.spot.join(&parts)
 	}
 	var err error
 	if p.Node, err = node.NewPlatform(parts); err != nil {
@@ -540,7 +559,7 @@ func (l *links) Attach(_ context.Context, id volant.MachineID, _ volant.OrgID) (
 	ip, ok := l.m[id]
 	if !ok {
 		l.n++
-		ip = netip.AddrFrom4([4]byte{172, 27, byte(l.n >> 8), byte(l.n)})
+		ip = netip.AddrFrom4([4]byte{172, 27, byte(l.n >> 8), byte(l.n)}) // on the node's own network
 		l.m[id] = ip
 	}
 	return host.Link{Tap: "tap", MAC: net.HardwareAddr{0x52, 0x54, 0, 0x77, 1, 2}, Net: guest.Net{Addr: netip.PrefixFrom(ip, 32)}}, nil
