@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -14,6 +15,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	volant "github.com/volant-edge/volant"
+	"github.com/volant-edge/volant/api"
 	"github.com/volant-edge/volant/client"
 	"github.com/volant-edge/volant/internal/atomicfile"
 )
@@ -113,8 +115,19 @@ func (l *Lab) serverConfig(n *Node) (string, error) {
 	}
 	// Each offers its share of what this machine has; the rest is for the servers themselves.
 	share := max(1024, total*3/4/len(l.plan.Nodes))
-	return fmt.Sprintf("data = %q\nname = %q\nregion = %q\n%s\n[edge]\npool4 = %q\npool6 = %q\n[host]\nengine = %q\nkernel_dir = %q\nmemory_reserve_mb = %d\n%s%s\n",
-		n.Data(), n.Name, n.Region, c.Server, c.Pool4, c.Pool6, c.Engine, c.Kernel, max(0, total-share), host, c.Host), nil
+	roles := []string{volant.RoleEdge, volant.RoleHost}
+	if l.plan.control(n.Name) {
+		roles = append(roles, volant.RoleControl)
+	}
+	mesh, first := "", l.plan.Nodes[0]
+	if len(l.plan.Nodes) > 1 {
+		mesh = fmt.Sprintf("[mesh]\nendpoint = %q\n", netip.AddrPortFrom(n.Addr4, volant.MeshPort))
+		if n.Name != first.Name {
+			mesh += fmt.Sprintf("[join]\nserver = %q\ntoken_file = %q\n", netip.AddrPortFrom(first.Addr4, volant.MeshPort), l.file(tokenFile))
+		}
+	}
+	return fmt.Sprintf("data = %q\nname = %q\nregion = %q\nroles = [\"%s\"]\n%s\n%s[edge]\npool4 = %q\npool6 = %q\n[host]\nengine = %q\nkernel_dir = %q\nmemory_reserve_mb = %d\n%s%s\n",
+		n.Data(), n.Name, n.Region, strings.Join(roles, `", "`), c.Server, mesh, c.Pool4, c.Pool6, c.Engine, c.Kernel, max(0, total-share), host, c.Host), nil
 }
 
 func memoryMB() (int, error) {
@@ -129,14 +142,74 @@ func memoryMB() (int, error) {
 	return kb >> 10, nil
 }
 
-// startAll starts all nodes.
+// startAll starts the first node, and the others by a token that it gives.
 func (l *Lab) startAll(ctx context.Context) error {
+	nodes := l.Nodes()
+	if err := nodes[0].start(ctx); err != nil {
+		return err
+	}
+	if len(nodes) == 1 {
+		return nil
+	}
+	if err := l.welcome(ctx, nodes[0], len(nodes)-1); err != nil {
+		return err
+	}
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(2) // a start is work for the processor
-	for _, n := range l.Nodes() {
+	for _, n := range nodes[1:] {
 		g.Go(func() error { return n.start(ctx) })
 	}
-	return g.Wait()
+	if err := g.Wait(); err != nil {
+		return err
+	}
+	return l.together(ctx)
+}
+
+// welcome describes the regions and makes a token for the other nodes.
+func (l *Lab) welcome(ctx context.Context, first *Node, others int) error {
+	c, err := first.API()
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	for _, r := range l.plan.Regions {
+		if p, ok := PlaceOf(r); ok {
+			if _, err := c.SetRegion(ctx, r, api.SetRegion{Name: p.Name, Latitude: p.Lat, Longitude: p.Long}); err != nil {
+				return fmt.Errorf("describe region %s: %w", r, err)
+			}
+		}
+	}
+	t, err := c.CreateJoinToken(ctx, api.CreateJoinToken{
+		Name: "lab", Roles: []string{volant.RoleEdge, volant.RoleHost, volant.RoleControl}, Uses: others, TTL: "1h",
+	})
+	if err != nil {
+		return fmt.Errorf("make a join token: %w", err)
+	}
+	return atomicfile.Write(l.file(tokenFile), []byte(t.Token+"\n"), 0o600)
+}
+
+const tokenFile = "join.token"
+
+// together returns when every node knows all of them.
+func (l *Lab) together(ctx context.Context) error {
+	for _, n := range l.Nodes() {
+		err := l.await(ctx, time.Minute, n.log(), nil, func(ctx context.Context) error {
+			c, err := n.API()
+			if err != nil {
+				return err
+			}
+			defer c.Close()
+			known, err := c.Nodes(ctx)
+			if err == nil && len(known) != len(l.plan.Nodes) {
+				err = fmt.Errorf("node %s knows %d of %d nodes", n.Name, len(known), len(l.plan.Nodes))
+			}
+			return err
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // start runs the node's processes until its API answers.
@@ -163,12 +236,12 @@ func (n *Node) start(ctx context.Context) error {
 		return err
 	}
 	err = l.await(ctx, 90*time.Second, n.log(), ended, func(ctx context.Context) error {
-		api, err := n.API()
+		c, err := n.API()
 		if err != nil {
 			return err
 		}
-		defer api.Close()
-		_, err = api.Nodes(ctx)
+		defer c.Close()
+		_, err = c.Nodes(ctx)
 		return err
 	})
 	if err != nil {
