@@ -35,6 +35,9 @@ func Up(ctx context.Context, c Config) (*Lab, error) {
 		return nil, err
 	}
 	l := &Lab{plan: newPlan(c)}
+	if err := l.plan.check(); err != nil {
+		return nil, err
+	}
 	if err := l.claim(); err != nil {
 		return nil, err
 	}

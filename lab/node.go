@@ -8,7 +8,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -88,17 +87,6 @@ func (n *Node) log() string { return n.Name + ".log" }
 // Processes are those in the node's namespace.
 func (n *Node) Processes() ([]Process, error) { return processesIn(n.lab.plan.nodeNS(n.Name)) }
 
-// control says whether the node keeps the intent: one of each region before a second one of any.
-func (p *plan) control(node string) bool {
-	rank := func(n nodePlan) int {
-		host, _ := strconv.Atoi(strings.TrimPrefix(n.Link, "n")) // the plan's own
-		return host*len(p.Regions) + p.number(n.Region)
-	}
-	ns := slices.Clone(p.Nodes)
-	slices.SortFunc(ns, func(a, b nodePlan) int { return rank(a) - rank(b) })
-	return slices.ContainsFunc(ns[:p.Control], func(n nodePlan) bool { return n.Name == node })
-}
-
 // backendNet is where machines of the fake engine are, one address each; see package node.
 const backendNet = "fd00:9::/64"
 
@@ -115,10 +103,6 @@ func (l *Lab) serverConfig(n *Node) (string, error) {
 	}
 	// Each offers its share of what this machine has; the rest is for the servers themselves.
 	share := max(1024, total*3/4/len(l.plan.Nodes))
-	roles := []string{volant.RoleEdge, volant.RoleHost}
-	if l.plan.control(n.Name) {
-		roles = append(roles, volant.RoleControl)
-	}
 	mesh, first := "", l.plan.Nodes[0]
 	if len(l.plan.Nodes) > 1 {
 		mesh = fmt.Sprintf("[mesh]\nendpoint = %q\n", netip.AddrPortFrom(n.Addr4, volant.MeshPort))
@@ -127,7 +111,7 @@ func (l *Lab) serverConfig(n *Node) (string, error) {
 		}
 	}
 	return fmt.Sprintf("data = %q\nname = %q\nregion = %q\nroles = [\"%s\"]\n%s\n%s[edge]\npool4 = %q\npool6 = %q\n[host]\nengine = %q\nkernel_dir = %q\nmemory_reserve_mb = %d\n%s%s\n",
-		n.Data(), n.Name, n.Region, strings.Join(roles, `", "`), c.Server, mesh, c.Pool4, c.Pool6, c.Engine, c.Kernel, max(0, total-share), host, c.Host), nil
+		n.Data(), n.Name, n.Region, strings.Join(l.plan.roles(n.nodePlan), `", "`), c.Server, mesh, c.Pool4, c.Pool6, c.Engine, c.Kernel, max(0, total-share), host, c.Host), nil
 }
 
 func memoryMB() (int, error) {
@@ -252,10 +236,17 @@ func (n *Node) start(ctx context.Context) error {
 
 // startBackend starts what answers for the machines of the fake engine.
 func (n *Node) startBackend(ctx context.Context, ns string) error {
+	ps, err := n.Processes()
+	if err != nil {
+		return err
+	}
+	if slices.ContainsFunc(ps, func(p Process) bool { return p.role() == "backend" }) {
+		return nil // it outlived the server, as machines do
+	}
 	if err := ip(ctx, ns, []string{"route replace local " + backendNet + " dev lo"}); err != nil {
 		return err
 	}
-	_, err := n.lab.spawn(ns, n.Name+".backend.log", nil, n.lab.plan.Bin, "lab", "backend", "--region", n.Region, "--node", n.Name)
+	_, err = n.lab.spawn(ns, n.Name+".backend.log", nil, n.lab.plan.Bin, "lab", "backend", "--region", n.Region, "--node", n.Name)
 	return err
 }
 
@@ -311,7 +302,43 @@ func (l *Lab) Start(ctx context.Context, name string) error {
 	})
 }
 
-func (p Process) isServer() bool { return len(p.args) > 1 && p.args[1] == "server" }
+func (p Process) isServer() bool { return p.role() == "server" }
+
+// role is what a process of a node is: server, proxy, mesh, backend, or "" for machines and what users run.
+func (p Process) role() string {
+	switch {
+	case len(p.args) < 3:
+		return ""
+	case slices.Contains([]string{"server", "proxy", "mesh"}, p.args[1]):
+		return p.args[1]
+	case p.args[1] == "lab" && p.args[2] == "backend":
+		return "backend"
+	}
+	return ""
+}
+
+// KillOnly ends one process of a node by SIGKILL and leaves the others: server, proxy, mesh or backend.
+func (l *Lab) KillOnly(ctx context.Context, name, role string) error {
+	n, err := l.Named(name)
+	if err != nil {
+		return err
+	}
+	if !slices.Contains([]string{"server", "proxy", "mesh", "backend"}, role) {
+		return volant.Invalidf("process %q: use server, proxy, mesh or backend", role)
+	}
+	ps, err := n.Processes()
+	if err != nil {
+		return err
+	}
+	i := slices.IndexFunc(ps, func(p Process) bool { return p.role() == role })
+	if i < 0 {
+		return volant.Errorf(volant.ErrNotFound, "%s has no process %s", name, role).WithRemedy("see `volant lab status`")
+	}
+	_, err = end(ctx, func() ([]Process, error) {
+		return processes(func(p Process) bool { return p.PID == ps[i].PID && p.space == ps[i].space })
+	})
+	return err
+}
 
 // reboot makes the node's namespace anew.
 func (l *Lab) reboot(ctx context.Context, n *Node) error {

@@ -1,6 +1,7 @@
 package lab
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -21,6 +22,7 @@ type plan struct {
 type nodePlan struct {
 	Name   string // dfw-1
 	Region string
+	host   int    // its number in the region, from 1
 	Link   string // the router's interface to it
 	Addr4  netip.Addr
 	Addr6  netip.Addr
@@ -33,7 +35,7 @@ func newPlan(c Config) plan {
 	for r, region := range c.Regions {
 		for h := 1; h <= c.Hosts; h++ {
 			p.Nodes = append(p.Nodes, nodePlan{
-				Name: fmt.Sprintf("%s-%d", region, h), Region: region, Link: "n" + strconv.Itoa(h),
+				Name: fmt.Sprintf("%s-%d", region, h), Region: region, host: h, Link: "n" + strconv.Itoa(h),
 				gate4: addr("10.%d.%d.1", r+1, h), Addr4: addr("10.%d.%d.2", r+1, h),
 				gate6: addr("fd00:5:%x:%x::1", r+1, h), Addr6: addr("fd00:5:%x:%x::2", r+1, h),
 			})
@@ -55,6 +57,44 @@ func (p *plan) node(name string) (nodePlan, bool) {
 		return nodePlan{}, false
 	}
 	return p.Nodes[i], true
+}
+
+// check says what of the config names servers that are not there.
+func (p *plan) check() error {
+	for name := range p.Roles {
+		if _, ok := p.node(name); !ok {
+			return p.unknown(name)
+		}
+	}
+	if first := p.Nodes[0].Name; p.Roles[first] != nil && !slices.Contains(p.Roles[first], volant.RoleControl) {
+		return volant.Invalidf("%s is the first server of its cluster: it needs the role control", first)
+	}
+	return nil
+}
+
+// roles are those of a server.
+func (p *plan) roles(n nodePlan) []string {
+	if r := p.Roles[n.Name]; len(r) > 0 {
+		return r
+	}
+	if p.control(n.Name) {
+		return []string{volant.RoleEdge, volant.RoleHost, volant.RoleControl}
+	}
+	return []string{volant.RoleEdge, volant.RoleHost}
+}
+
+// control says whether a server without roles of its own keeps the intent: one of each region before a second one of any.
+func (p *plan) control(node string) bool {
+	var ns []nodePlan
+	for _, n := range p.Nodes {
+		if len(p.Roles[n.Name]) == 0 {
+			ns = append(ns, n)
+		}
+	}
+	slices.SortStableFunc(ns, func(a, b nodePlan) int {
+		return cmp.Or(cmp.Compare(a.host, b.host), cmp.Compare(p.number(a.Region), p.number(b.Region)))
+	})
+	return slices.ContainsFunc(ns[:min(p.Control, len(ns))], func(n nodePlan) bool { return n.Name == node })
 }
 
 // in are the region's servers.

@@ -31,7 +31,7 @@ type NodeStatus struct {
 	Region    string     `json:"region"`
 	ID        string     `json:"id,omitempty"`
 	State     string     `json:"state"` // running, killed, or down: it has no server
-	Control   bool       `json:"control"`
+	Roles     []string   `json:"roles"` // it started with
 	Engine    string     `json:"engine"`
 	Addr4     netip.Addr `json:"addr4"`
 	Addr6     netip.Addr `json:"addr6"`
@@ -39,6 +39,7 @@ type NodeStatus struct {
 	Data      string     `json:"data"`
 	ServerPID int        `json:"server_pid,omitempty"`
 	ProxyPID  int        `json:"proxy_pid,omitempty"`
+	MeshPID   int        `json:"mesh_pid,omitempty"`
 	Processes int        `json:"processes"`
 }
 
@@ -86,7 +87,7 @@ func (l *Lab) Status(ctx context.Context) (Status, error) {
 
 func (n *Node) status(f *faults) (NodeStatus, error) {
 	s := NodeStatus{
-		Name: n.Name, Region: n.Region, ID: string(n.ID()), State: "down", Control: n.lab.plan.control(n.Name),
+		Name: n.Name, Region: n.Region, ID: string(n.ID()), State: "down", Roles: n.lab.plan.roles(n.nodePlan),
 		Engine: n.lab.plan.Engine, Addr4: n.Addr4, Addr6: n.Addr6, Data: n.Data(),
 	}
 	ps, err := n.Processes()
@@ -95,11 +96,13 @@ func (n *Node) status(f *faults) (NodeStatus, error) {
 	}
 	s.Processes = len(ps)
 	for _, p := range ps {
-		switch {
-		case p.isServer():
+		switch p.role() {
+		case "server":
 			s.ServerPID, s.State = p.PID, "running"
-		case len(p.args) > 1 && p.args[1] == "proxy":
+		case "proxy":
 			s.ProxyPID = p.PID
+		case "mesh":
+			s.MeshPID = p.PID
 		}
 	}
 	if slices.Contains(f.Dead, n.Name) {

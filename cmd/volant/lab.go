@@ -45,7 +45,7 @@ Real servers run in it. It needs root.`,
 
 func newLabUp(l *labFlags) *cobra.Command {
 	var c lab.Config
-	var delays []string
+	var delays, roles []string
 	cmd := &cobra.Command{
 		Use: "up", Short: "Build the lab and start its servers", Args: cobra.NoArgs,
 		Example: "  volant lab up --regions dfw,ord,ams --hosts 2\n  volant lab up --regions here,there --delay here-there=10ms --engine fake",
@@ -58,6 +58,14 @@ func newLabUp(l *labFlags) *cobra.Command {
 					return volant.Invalidf("delay %q: write it as dfw-ord=10ms", d)
 				}
 				c.Delays[wire] = took
+			}
+			c.Roles = map[string][]string{}
+			for _, r := range roles {
+				node, list, ok := strings.Cut(r, "=")
+				if !ok {
+					return volant.Invalidf("roles %q: write them as dfw-1=edge,control", r)
+				}
+				c.Roles[node] = strings.Split(list, ",")
 			}
 			up, err := lab.Up(cmd.Context(), c)
 			if err != nil {
@@ -76,6 +84,7 @@ func newLabUp(l *labFlags) *cobra.Command {
 	f.StringVar(&c.Engine, "engine", "auto", "what runs machines: qemu, fake (a process answers for them), or auto")
 	f.StringVar(&c.Kernel, "kernel", "", "directory of the guests' kernel (default /var/lib/volant/kernel)")
 	f.StringArrayVar(&delays, "delay", nil, "delay of a wire, one way: dfw-ord=10ms (default: by the distance)")
+	f.StringArrayVar(&roles, "roles", nil, "roles of one server: dfw-1=edge,control (default: edge and host)")
 	f.BoolVar(&c.Bare, "bare", false, "build the network only; start no server")
 	return cmd
 }
@@ -101,7 +110,7 @@ func labText(w io.Writer, s lab.Status) {
 	if !s.Ready {
 		fmt.Fprint(w, "The lab was not built to its end: take it down with `volant lab down`.\n\n")
 	}
-	rows := [][]string{{"NODE", "REGION", "STATE", "CONTROL", "ENGINE", "ADDRESS", "IPV6", "API", "SERVER", "PROXY", "PROCESSES"}}
+	rows := [][]string{{"NODE", "REGION", "STATE", "ROLES", "ENGINE", "ADDRESS", "IPV6", "API", "SERVER", "PROXY", "MESH", "PROCESSES"}}
 	num := func(n int) string {
 		if n == 0 {
 			return "-"
@@ -109,12 +118,8 @@ func labText(w io.Writer, s lab.Status) {
 		return strconv.Itoa(n)
 	}
 	for _, n := range s.Nodes {
-		control := "-"
-		if n.Control {
-			control = "yes"
-		}
 		rows = append(rows, []string{
-			n.Name, n.Region, n.State, control, n.Engine, n.Addr4.String(), n.Addr6.String(), dashed(n.API), num(n.ServerPID), num(n.ProxyPID), num(n.Processes),
+			n.Name, n.Region, n.State, strings.Join(n.Roles, ","), n.Engine, n.Addr4.String(), n.Addr6.String(), dashed(n.API), num(n.ServerPID), num(n.ProxyPID), num(n.MeshPID), num(n.Processes),
 		})
 	}
 	table(w, rows)
@@ -223,12 +228,16 @@ func newLabHeal(l *labFlags) *cobra.Command {
 }
 
 func newLabKill(l *labFlags) *cobra.Command {
-	return &cobra.Command{
+	var only string
+	cmd := &cobra.Command{
 		Use: "kill NODE", Short: "End a server as a power cut does: in silence, with all its processes", Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			up, err := l.open()
 			if err != nil {
 				return err
+			}
+			if only != "" {
+				return up.KillOnly(cmd.Context(), args[0], only)
 			}
 			if err := up.Kill(cmd.Context(), args[0]); err != nil {
 				return err
@@ -237,6 +246,8 @@ func newLabKill(l *labFlags) *cobra.Command {
 			return nil
 		},
 	}
+	cmd.Flags().StringVar(&only, "only", "", "end one process and leave the others: server, proxy, mesh or backend")
+	return cmd
 }
 
 func newLabStart(l *labFlags) *cobra.Command {
