@@ -15,10 +15,10 @@ const Version = 1
 
 // Sizes of frames.
 const (
-	requestHead = 86
+	RequestHead = 86
 	groupMost   = 63
 	regionMost  = 8
-	RequestMost = requestHead + groupMost + regionMost
+	RequestMost = RequestHead + groupMost + regionMost
 	AnswerLen   = 32
 	// EarlyMost bounds the client's bytes that go with a request, so that both fit into one packet of the mesh.
 	EarlyMost = 1200 - RequestMost
@@ -165,7 +165,7 @@ func ParseRequest(b []byte, r *Request) (n int, err error) {
 	if len(b) > 0 && b[0] != Version {
 		return 0, ErrVersion
 	}
-	if len(b) < requestHead {
+	if len(b) < RequestHead {
 		return 0, nil
 	}
 	group, region := int(b[2]), int(b[3])
@@ -173,7 +173,7 @@ func ParseRequest(b []byte, r *Request) (n int, err error) {
 	if b[1]&^flagsAll != 0 || group > groupMost || region > regionMost || b[43] != 0 || wait > uint32(WaitMost.Milliseconds()) {
 		return 0, ErrMalformed
 	}
-	n = requestHead + group + region
+	n = RequestHead + group + region
 	if len(b) < n {
 		return 0, nil
 	}
@@ -183,8 +183,8 @@ func ParseRequest(b []byte, r *Request) (n int, err error) {
 		Wait: time.Duration(wait) * time.Millisecond, Quiet: b[1]&flagQuiet != 0, Retry: b[1]&flagRetry != 0,
 		Client: parseAddr(b[50:]), Local: parseAddr(b[68:]),
 	}
-	r.Group.parse(b[requestHead : requestHead+group])
-	r.Region.parse(b[requestHead+group : n])
+	r.Group.parse(b[RequestHead : RequestHead+group])
+	r.Region.parse(b[RequestHead+group : n])
 	return n, nil
 }
 
@@ -205,4 +205,15 @@ func parseAddr(b []byte) netip.AddrPort {
 		return netip.AddrPortFrom(netip.Addr{}, port)
 	}
 	return netip.AddrPortFrom(netip.AddrFrom16(a).Unmap(), port)
+}
+
+// RequestLen is the length of a frame of which the first RequestHead bytes are there.
+func RequestLen(head []byte) (int, error) {
+	switch {
+	case len(head) > 0 && head[0] != Version:
+		return 0, ErrVersion
+	case len(head) < RequestHead || head[2] > groupMost || head[3] > regionMost:
+		return 0, ErrMalformed
+	}
+	return RequestHead + int(head[2]) + int(head[3]), nil
 }

@@ -119,7 +119,10 @@ func (a *app) goOn(w *waiter) verdict {
 		return verdict{refusal: ruleAppGone}
 	}
 	if c := s.choose(w); c.index >= 0 {
-		return verdict{seat: a.seat(c, s.places[c.index], w.region)}
+		return verdict{seat: a.seat(c, s.places[c.index], w)}
+	}
+	if w.now {
+		return verdict{refusal: ruleBusy}
 	}
 	a.enqueue(w)
 	return verdict{}

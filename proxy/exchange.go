@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -32,12 +33,27 @@ type httpCaller struct {
 
 	wish      *wish
 	by        volant.MachineID // that has it now
+	whole     []byte           // the request, of one without a body to a machine on another node
 	source    string           // of a request that was sent on: from where
 	again     *replay          // the machine sends it on
 	badReplay error            // it would, but cannot be understood
 }
 
 func (g *httpCaller) watch() (data, gone <-chan struct{}) { return nil, g.r.Context().Done() }
+
+// early writes the request down, so that it can go with the one to the host: of one without a body.
+func (g *httpCaller) early(d *netRoad, most int) func() []byte {
+	g.whole = nil
+	if g.r.ContentLength == 0 && !d.route.port.h2 {
+		var b bytes.Buffer
+		g.by = d.seat.place.m.id
+		if err := g.outgoing(d).Write(&b); err == nil { // else it fails again when it is written to the machine
+			g.whole = b.Bytes()
+		}
+	}
+	head := g.whole[:min(len(g.whole), most)]
+	return func() []byte { return head }
+}
 
 func (g *httpCaller) refuse(d *netRoad, farewell bool) {
 	if farewell {
@@ -62,9 +78,9 @@ func (g *httpCaller) relay(d *netRoad) (up, down int64, how end, linger func()) 
 		u = newUpConn(c)
 		how, reusable = g.exchange(d, u)
 	}
-	up, down = u.up.Load(), u.down.Load()
+	up, down = u.up.Load()+int64(d.sent), u.down.Load()
 	switch {
-	case reusable:
+	case reusable && d.seat.node == nil:
 		d.p.pool.put(u, d.seat.place)
 		return up, down, how, nil
 	case g.switched: // its relay has seen the machine's side close
@@ -125,7 +141,7 @@ func (g *httpCaller) outgoing(d *netRoad) *http.Request {
 	out.URL.Scheme, out.URL.Host = "http", d.seat.addr.String()
 	out.Host = g.r.Host
 	out.Trailer = g.r.Trailer
-	out.Close = !d.route.port.requests && switching == ""
+	out.Close = (!d.route.port.requests || d.seat.node != nil) && switching == ""
 	if g.r.ContentLength == 0 {
 		out.Body = http.NoBody
 	} else {
@@ -147,7 +163,14 @@ func (g *httpCaller) one(d *netRoad, u *upConn) (how end, reusable bool) {
 	rc := http.NewResponseController(g.w)
 	rc.EnableFullDuplex() //nolint:errcheck // HTTP/2 is so anyway
 	sent := make(chan error, 1)
-	go func() { sent <- out.Write(u) }()
+	go func() {
+		if d.sent > 0 {
+			_, err := u.Write(g.whole[d.sent:])
+			sent <- err
+			return
+		}
+		sent <- out.Write(u)
+	}()
 	resp, err := g.head(u, out)
 	if err != nil {
 		g.gone = g.r.Context().Err() != nil // which stopSending may make so

@@ -86,15 +86,22 @@ func (f *flow) event(s *sock, ev uint32) {
 		s.urgent = true
 		sysUrgentInline(s.fd)
 	}
+	if s.call != nil {
+		f.callEvent(s.call, ev)
+		return
+	}
 	switch f.state {
 	case stateRelaying:
 		f.pumpBoth()
+	case stateHello:
+		f.hello()
 	case stateDialing:
 		if s.machine {
 			f.connected(ev)
 			return
 		}
 		f.look()
+		f.spokeEarly()
 	case stateWaiting, statePausing:
 		f.look()
 	case stateOver:
@@ -106,6 +113,10 @@ func (f *flow) event(s *sock, ev uint32) {
 // look finds out whether a client that has no machine yet spoke or left. It consumes nothing.
 func (f *flow) look() {
 	if !f.quiet && !f.c.hup {
+		return
+	}
+	if f.stream != nil { // no edge ends its side before it has an answer but to give up
+		f.left(ruleClientGone, f.loop.now)
 		return
 	}
 	n, e := sysPeek(f.c.fd)
@@ -280,6 +291,9 @@ func (f *flow) finish() {
 	}
 	f.dropLane(&f.up)
 	f.dropLane(&f.down)
+	if f.state == stateHello {
+		f.stream.over()
+	}
 	if f.state == stateRelaying {
 		f.ended(f.how, f.up.bytes, f.down.bytes, l.now)
 	}
@@ -327,7 +341,7 @@ func (f *flow) stop() {
 			f.c = nil
 		}
 		f.finish()
-	case stateOver:
+	case stateOver, stateHello:
 		f.finish()
 	default:
 		f.left(ruleStopping, f.loop.now)
@@ -346,7 +360,11 @@ func (f *flow) sweep() {
 	f.moved(f.up.bytes, f.down.bytes)
 	if f.m != nil && !f.kept {
 		f.kept = true
-		if err := sysKeepAlive(f.m.fd); err != nil {
+		k := &keepAlive
+		if f.seat.node != nil {
+			k = &meshKeepAlive
+		}
+		if err := sysKeepAlive(f.m.fd, k); err != nil {
 			l.p.log.Warn("keep-alive was not set", "err", err)
 		}
 	}

@@ -121,7 +121,7 @@ func (p *Proxy) openListener(ctx context.Context, l *listener, r *route) bool {
 			l.failed = true
 			p.log.Error("could not listen", "addr", l.addr, "app", r.name, "err", err)
 			p.note(why.Record{
-				Time: time.Now(), Kind: why.Refusal, Org: r.org, App: r.app.id, Rule: "listen",
+				Time: time.Now(), Kind: why.Refusal, Org: r.org, App: r.id, Rule: "listen",
 				Text: "cannot listen on " + l.addr.String() + ": " + err.Error() + "; tried again every second",
 			})
 		}
@@ -143,7 +143,7 @@ func (p *Proxy) listenNet(ctx context.Context, addr netip.AddrPort) (stop func()
 
 // listenLoops accepts on a socket which all loops share.
 func (p *Proxy) listenLoops(_ context.Context, addr netip.AddrPort) (stop func() error, err error) {
-	fd, err := sysListen(addr)
+	fd, err := sysListen(addr, p.route(addr).backhaul)
 	if err != nil {
 		return nil, err
 	}
@@ -208,7 +208,11 @@ func (p *Proxy) accept(ctx context.Context, at netip.AddrPort, n net.Listener) {
 
 // begin starts the road of one connection.
 func (p *Proxy) begin(ctx context.Context, at netip.AddrPort, c net.Conn) {
-	if r := p.route(at); r.port != nil {
+	switch r := p.route(at); {
+	case r.backhaul:
+		p.beginStream(ctx, at, c)
+		return
+	case r.port != nil:
 		p.handle(ctx, at, c)
 		return
 	}
@@ -317,6 +321,21 @@ func listenOptions(fd int, v6 bool) error {
 
 // keepAlive finds dead peers on both sides: 60 s of silence, then 3 probes 10 s apart.
 var keepAlive = net.KeepAliveConfig{Enable: true, Idle: time.Minute, Interval: 10 * time.Second, Count: 3}
+
+// dialMesh connects to another node from this one's mesh address.
+func dialMesh(ctx context.Context, from netip.Addr, addr netip.AddrPort) (net.Conn, error) {
+	d := net.Dialer{
+		KeepAliveConfig: meshKeepAlive, LocalAddr: net.TCPAddrFromAddrPort(netip.AddrPortFrom(from, 0)),
+		Control: func(_, _ string, rc syscall.RawConn) error {
+			return rc.Control(func(fd uintptr) { sysFastConnect(int32(fd)) })
+		},
+	}
+	d.SetMultipathTCP(false)
+	return d.DialContext(ctx, "tcp", addr.String())
+}
+
+// meshKeepAlive finds dead hosts and edges where the node itself still is there, or is not heard by others.
+var meshKeepAlive = net.KeepAliveConfig{Enable: true, Idle: 5 * time.Second, Interval: 2 * time.Second, Count: 3}
 
 func dialTCP(ctx context.Context, addr netip.AddrPort) (net.Conn, error) {
 	d := net.Dialer{KeepAliveConfig: keepAlive}

@@ -66,6 +66,7 @@ type sock struct {
 	flow     *flow  // nil for a listener
 	listener *loopListener
 	ghost    *ghost
+	call     *callSock
 	machine  bool // the machine's side of the flow
 
 	readable, writable bool
@@ -327,6 +328,15 @@ func (l *loop) begin(fd int32, at, client netip.AddrPort) {
 		l.p.adopt(fd, at)
 		return
 	}
+	var st *stream
+	if r.backhaul {
+		n := l.p.peerAt(client.Addr())
+		if n == nil {
+			sysReset(fd)
+			return
+		}
+		st = &stream{node: n}
+	}
 	s, err := l.add(fd, epollClient)
 	if err != nil {
 		l.p.log.Warn("connection was dropped", "err", err)
@@ -340,6 +350,12 @@ func (l *loop) begin(fd int32, at, client netip.AddrPort) {
 	l.flows.add(f)
 	if l.sweep.index == 0 {
 		l.set(&l.sweep, l.now.Add(l.times.sweep))
+	}
+	if st != nil {
+		st.drive, f.stream, f.state = f, st, stateHello
+		f.alarm(l.now.Add(requestTime))
+		f.hello() // it came with the SYN
+		return
 	}
 	f.begin(l.now)
 }

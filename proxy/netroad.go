@@ -4,7 +4,11 @@ import (
 	"context"
 	"net"
 	"net/netip"
+	"slices"
+	"sync/atomic"
 	"time"
+
+	"github.com/volant-edge/volant/backhaul"
 )
 
 // netRoad drives a session over net.Conns, with a goroutine of its own: in tests, and where a side is
@@ -19,6 +23,11 @@ type netRoad struct {
 	hang     context.CancelFunc // of the dial under way
 	timer    *time.Timer
 	watched  bool
+	answers  chan callResult
+	sent     int                // of the client's first bytes, with the request
+	asked    *backhaul.Request  // of a stream
+	lost     context.CancelFunc // ends a stream
+	isLost   atomic.Bool
 	data     <-chan struct{} // nil when the first byte was told
 	gone     <-chan struct{}
 	stop     <-chan struct{}
@@ -28,6 +37,9 @@ type netRoad struct {
 type caller interface {
 	// watch returns what is closed when the client speaks first, and when it is gone. It is called once.
 	watch() (data, gone <-chan struct{})
+	// early returns what waits a moment for the first bytes that the client has for the machine, and gives them:
+	// they are sent with a request to another node, and not again by relay.
+	early(d *netRoad, most int) func() []byte
 	// relay serves the client from the machine, until the machine's side has closed or, where linger is not nil,
 	// until linger has returned.
 	relay(d *netRoad) (up, down int64, how end, linger func())
@@ -41,7 +53,7 @@ type dialResult struct {
 }
 
 func newNetRoad(ctx context.Context, p *Proxy, r *route, at, from netip.AddrPort, client caller) *netRoad {
-	d := &netRoad{ctx: ctx, client: client, verdicts: make(chan verdict, 1), timer: time.NewTimer(time.Hour), stop: ctx.Done()}
+	d := &netRoad{ctx: ctx, client: client, verdicts: make(chan verdict, 1), answers: make(chan callResult), timer: time.NewTimer(time.Hour), stop: ctx.Done()}
 	d.timer.Stop()
 	d.drive = d
 	p.prepare(&d.session, r, at, from, time.Now())
@@ -51,7 +63,11 @@ func newNetRoad(ctx context.Context, p *Proxy, r *route, at, from netip.AddrPort
 // run is the road's goroutine.
 func (d *netRoad) run() {
 	defer d.timer.Stop()
-	d.begin(time.Now())
+	if d.asked != nil {
+		d.open(d.asked, time.Now())
+	} else {
+		d.begin(time.Now())
+	}
 	for d.state != stateOver {
 		select {
 		case v := <-d.verdicts:
@@ -60,6 +76,8 @@ func (d *netRoad) run() {
 			d.dials, d.machine = nil, r.conn
 			d.hang()
 			d.dialed(r.err, false, time.Now())
+		case r := <-d.answers:
+			d.answered(r)
 		case <-d.data:
 			d.data = nil
 			d.spoke()
@@ -114,6 +132,9 @@ func (d *netRoad) alarm(at time.Time) { d.timer.Reset(max(time.Until(at), 0)) }
 
 func (d *netRoad) relay() {
 	up, down, how, linger := d.client.relay(d)
+	if d.isLost.Load() {
+		how = endEdgeLost
+	}
 	if linger == nil {
 		d.freed()
 	} else {
@@ -153,6 +174,21 @@ func (g *tcpCaller) watch() (data, gone <-chan struct{}) {
 	return g.watcher.data, g.watcher.gone
 }
 
+func (g *tcpCaller) early(d *netRoad, most int) func() []byte {
+	d.watch()
+	return func() []byte {
+		t := time.NewTimer(earlyWithin)
+		defer t.Stop()
+		select {
+		case <-g.watcher.data:
+		case <-g.watcher.gone:
+		case <-t.C:
+		}
+		b := append(slices.Clip(g.head), g.watcher.sofar()...)
+		return b[:min(len(b), most)]
+	}
+}
+
 func (g *tcpCaller) unwatch() early {
 	if g.watcher == nil {
 		return early{}
@@ -162,9 +198,12 @@ func (g *tcpCaller) unwatch() early {
 
 func (g *tcpCaller) relay(d *netRoad) (up, down int64, how end, linger func()) {
 	e := g.unwatch()
-	e.data = append(g.head, e.data...)
+	e.data = append(slices.Clip(g.head), e.data...)[d.sent:]
 	up, down, how = relay(d.ctx, g.conn, d.machine, d.seat.life.over, e)
-	return up, down, how, nil
+	if how == endGuestGone && d.seat.node != nil {
+		how = endHostLost
+	}
+	return up + int64(d.sent), down, how, nil
 }
 
 func (g *tcpCaller) refuse(d *netRoad, farewell bool) {

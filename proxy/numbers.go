@@ -225,7 +225,7 @@ func (a *app) numbers() AppNumbers {
 	defer a.mu.Unlock()
 	n.Waiting = a.waiting
 	for _, s := range a.services {
-		for _, pl := range s.places {
+		for _, pl := range s.places[:s.here] {
 			n.Slots += int(pl.used)
 		}
 	}

@@ -24,6 +24,8 @@ const (
 	shut           // refused the last connection: one at a time tries, and only if no other can
 	trying         // one tries now
 	unheard        // its host is not heard: what is known of it may be old
+	busy           // its host has said so a moment ago
+	away           // its host did not answer a moment ago, or is not to be spoken to
 )
 
 // choice is what pick decided.

@@ -65,7 +65,7 @@ func (a *app) picture() Picture {
 	defer a.mu.Unlock()
 	pic.Waiting = a.waiting
 	for port, s := range a.services {
-		for i, pl := range s.places {
+		for i, pl := range s.places[:s.here] { // of the others the host knows
 			pic.Places = append(pic.Places, PlacePicture{
 				Machine: pl.m.id, Port: port, Used: int(pl.used), Hard: int(pl.hard), Ready: s.cands[i].flags == serving,
 			})

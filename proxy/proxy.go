@@ -23,11 +23,13 @@ type Config struct {
 	Epoch   uint64 // boot epoch of this node; 1
 	Version string // of the binary, for Hello
 	Binary  string // path of the binary, for Hello
-	// Listen and Dial replace the kernel's TCP. With both nil, plain TCP takes the fast road.
-	Listen func(ctx context.Context, addr netip.AddrPort) (net.Listener, error)
-	Dial   func(ctx context.Context, addr netip.AddrPort) (net.Conn, error)
-	Recent int // connections remembered; 4096
-	Log    *slog.Logger
+	// Listen and Dial replace the kernel's TCP. With both nil, plain TCP takes the fast road. DialFrom is for
+	// connections to other nodes, from this one's mesh address.
+	Listen   func(ctx context.Context, addr netip.AddrPort) (net.Listener, error)
+	Dial     func(ctx context.Context, addr netip.AddrPort) (net.Conn, error)
+	DialFrom func(ctx context.Context, from netip.Addr, addr netip.AddrPort) (net.Conn, error)
+	Recent   int // connections remembered; 4096
+	Log      *slog.Logger
 }
 
 // Hello tells who a proxy is.
@@ -57,6 +59,9 @@ type Proxy struct {
 	stopping  bool
 	serving   context.Context //nolint:containedctx // of the listeners; nil before they are served
 	loops     []*loop         // none where connections are not the kernel's own
+	nodes     map[volant.NodeID]*node
+	remotes   map[volant.MachineID]*remoteFacts
+	homes     map[volant.MachineID]*app // of the table's machines on other nodes
 
 	routes   atomic.Pointer[map[netip.AddrPort]*route]
 	wanted   chan struct{} // rung when the listeners should change; capacity 1
@@ -68,6 +73,8 @@ type Proxy struct {
 	kept     atomic.Int64 // bytes of requests' bodies that may be sent again
 	named    atomic.Pointer[map[nameKey]*route]
 	roads    *roads
+	peering  atomic.Pointer[peering]
+	slotSeq  atomic.Uint64 // of the last change of a count of slots
 	lastID   atomic.Uint64
 	sessions sync.WaitGroup
 	open     atomic.Int64
@@ -93,6 +100,7 @@ type route struct {
 	onData    bool // wake at the first byte only
 	queueTime time.Duration
 	refusal   rule // refuse them all
+	backhaul  bool // other nodes' streams come here
 
 	port  *port             // how a port with handlers is served; nil: raw TCP
 	hosts map[string]*route // of a shared address, by the host names; then nothing else here counts but port
@@ -114,15 +122,20 @@ func New(cfg Config) (*Proxy, error) {
 	if cfg.Dial == nil {
 		cfg.Dial = dialTCP
 	}
+	if cfg.DialFrom == nil {
+		cfg.DialFrom = dialMesh
+	}
 	p := &Proxy{
 		cfg: cfg, log: cfg.Log, fast: fast, times: defaultTimes(), apps: map[appKey]*app{},
 		seals: map[volant.MachineID]sealMark{}, listeners: map[netip.AddrPort]*listener{},
-		wanted: make(chan struct{}, 1), roads: newRoads(cfg.Recent),
+		wanted: make(chan struct{}, 1), roads: newRoads(cfg.Recent), nodes: map[volant.NodeID]*node{},
+		remotes: map[volant.MachineID]*remoteFacts{}, homes: map[volant.MachineID]*app{},
 	}
 	p.reporter.bell = make(chan struct{}, 1)
 	p.routes.Store(&map[netip.AddrPort]*route{})
 	p.certs.Store(&certs{})
 	p.named.Store(&map[nameKey]*route{})
+	p.peering.Store(&peering{})
 	p.fronts.p, p.fronts.leaving = p, make(chan struct{})
 	return p, nil
 }
@@ -238,6 +251,8 @@ func (p *Proxy) applyLocked(t Table, now time.Time) {
 	p.certs.Store(p.certs.Load().with(t.Certs, p.log))
 	listed := map[appKey]bool{}
 	machines := map[volant.MachineID]bool{}
+	p.homes = map[volant.MachineID]*app{}
+	peering := p.meetLocked(&t)
 	for _, cfg := range t.Apps {
 		k := appKey{cfg.ID, cfg.Group}
 		a := p.apps[k]
@@ -246,11 +261,13 @@ func (p *Proxy) applyLocked(t Table, now time.Time) {
 			p.apps[k] = a
 		}
 		listed[k] = true
+		cfg.Machines = p.placedLocked(a, cfg.Machines, t.Node)
 		a.apply(cfg, t.Epoch, func(m Machine) bool { return p.sealedLocked(t.Epoch, m) }, now)
 		for _, m := range cfg.Machines {
 			machines[m.ID] = true
 		}
 		p.routeApp(routes, shared, a, &cfg, t.Region)
+		peering.routeApp(a, &cfg)
 	}
 	for k, a := range p.apps {
 		if listed[k] {
@@ -263,6 +280,11 @@ func (p *Proxy) applyLocked(t Table, now time.Time) {
 	}
 	p.buryLocked()
 	p.pruneSealsLocked(machines, now)
+	p.pruneRemotesLocked(machines, now)
+	if peering.self.IsValid() {
+		routes[netip.AddrPortFrom(peering.self, volant.BackhaulPort)] = &route{name: "backhaul", region: t.Region, backhaul: true}
+	}
+	p.peering.Store(peering)
 	p.routes.Store(&routes)
 	p.nameRoutes(routes)
 }

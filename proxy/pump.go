@@ -187,7 +187,11 @@ func (f *flow) bury() {
 		f.closeMachine(true)
 		f.finish()
 	default:
-		f.machineGone(endGuestGone)
+		how := endGuestGone
+		if f.seat.node != nil {
+			how = endHostLost
+		}
+		f.machineGone(how)
 	}
 }
 

@@ -30,6 +30,10 @@ type waiter struct {
 	queued     bool
 
 	wish *wish // nil for all that is not HTTP
+	// from is the node where it entered, if that is not this one: then it wants a machine that is here, and is that
+	// node's to report.
+	from *node
+	now  bool // it does not wait
 }
 
 // queue is a list of waiters in order of arrival.
@@ -99,13 +103,19 @@ func (a *app) mayWait(w *waiter) rule {
 	if !a.present || w.svc.retired {
 		return ruleAppGone
 	}
-	if r := a.hopeless(); r != ruleNone {
+	if r := a.hopeless(w.from != nil); r != ruleNone {
 		return r
 	}
 	if r := a.unmeetable(w); r != ruleNone {
 		return r
 	}
-	if a.waiting >= a.cfg.MaxQueue {
+	if w.from != nil { // its own node keeps its app's bounds; this one only keeps it from asking for more
+		if w.from.waiters(a) >= a.cfg.MaxQueue {
+			return ruleQueueFull
+		}
+		return ruleNone
+	}
+	if a.waiting-a.foreign.waiting >= a.cfg.MaxQueue {
 		return ruleQueueFull
 	}
 	if a.perPeer[w.peer] >= a.cfg.MaxPerPeer {
@@ -114,22 +124,24 @@ func (a *app) mayWait(w *waiter) rule {
 	return ruleNone
 }
 
-// hopeless says why waiting is in vain whatever happens next, or ruleNone.
-func (a *app) hopeless() rule {
+// hopeless says why waiting is in vain whatever happens next, or ruleNone; here is for those who want a machine of
+// this node.
+func (a *app) hopeless(here bool) rule {
 	alive, usable := 0, 0
-	for i := range a.cfg.Machines {
-		m := &a.cfg.Machines[i]
-		if m.Cordoned {
+	for _, m := range a.machines {
+		if !m.present || m.cfg.Cordoned || here && m.node != nil {
 			continue
 		}
 		usable++
-		if m.Phase == PhaseServing || m.Phase == PhaseBooting {
+		if m.cfg.Phase == PhaseServing || m.cfg.Phase == PhaseBooting || m.cfg.Phase == phaseUnknown {
 			alive++
 		}
 	}
 	switch {
 	case alive > 0:
 		return ruleNone
+	case usable == 0 && here:
+		return ruleNoMachine
 	case a.cfg.NoWake:
 		return ruleNoWake
 	case usable == 0 && !a.cfg.CanGrow:
@@ -143,7 +155,12 @@ func (a *app) enqueue(w *waiter) {
 	w.queued = true
 	w.svc.queue.insert(w)
 	a.waiting++
-	a.perPeer[w.peer]++
+	if w.from != nil {
+		a.foreign.waiting++
+		w.from.wait(a, 1)
+	} else {
+		a.perPeer[w.peer]++
+	}
 	if !w.quiet {
 		a.demand(w, 1)
 	}
@@ -153,8 +170,13 @@ func (a *app) enqueue(w *waiter) {
 func (a *app) demand(w *waiter, n int) {
 	a.loud += n
 	w.svc.loud += n
-	a.region(w.region).waiting += n
-	a.peak = max(a.peak, a.held+a.loud)
+	if w.from != nil {
+		a.foreign.loud += n
+		w.svc.foreign += n
+	} else {
+		a.region(w.region).waiting += n
+	}
+	a.peak = max(a.peak, a.own())
 	a.touch(n > 0)
 	if n > 0 && a.loud == 1 {
 		a.report.atOnce = true
@@ -170,7 +192,10 @@ func (a *app) dequeue(w *waiter) {
 	w.queued = false
 	w.svc.queue.remove(w)
 	a.waiting--
-	if a.perPeer[w.peer]--; a.perPeer[w.peer] <= 0 {
+	if w.from != nil {
+		a.foreign.waiting--
+		w.from.wait(a, -1)
+	} else if a.perPeer[w.peer]--; a.perPeer[w.peer] <= 0 {
 		delete(a.perPeer, w.peer)
 	}
 	if !w.quiet {
@@ -181,22 +206,32 @@ func (a *app) dequeue(w *waiter) {
 // deny takes w out of the queue and refuses it; a.mu is held.
 func (a *app) deny(w *waiter, r rule) {
 	a.dequeue(w)
-	a.refused++
+	if w.from == nil {
+		a.refused++
+	}
 	w.deliver(verdict{refusal: r})
 }
 
 // recheckWaiters refuses those for whom a new table leaves no hope.
 func (a *app) recheckWaiters() {
-	r := a.hopeless()
-	if r == ruleNone {
-		for _, s := range a.services {
-			a.denyUnmeetable(s)
-		}
-		return
-	}
+	any, here := a.hopeless(false), a.hopeless(true)
 	for _, s := range a.services {
-		for s.queue.first != nil {
-			a.deny(s.queue.first, r)
+		if any == ruleNone && (here == ruleNone || a.foreign.waiting == 0) {
+			a.denyUnmeetable(s)
+			continue
+		}
+		for w := s.queue.first; w != nil; {
+			next, r := w.next, any
+			if w.from != nil {
+				r = here
+			}
+			if r == ruleNone {
+				r = a.unmeetable(w)
+			}
+			if r != ruleNone {
+				a.deny(w, r)
+			}
+			w = next
 		}
 	}
 }
@@ -205,7 +240,7 @@ func (a *app) recheckWaiters() {
 func (a *app) quit(w *waiter, counts bool) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if counts {
+	if counts && w.from == nil {
 		a.refused++
 		a.touch(false)
 	}

@@ -186,10 +186,10 @@ func (p *Proxy) tell(a *app, ev Events, all bool) time.Duration {
 // load is the app's Load now; a.mu is held.
 func (a *app) load() Load {
 	l := Load{
-		App: a.id, Group: a.group, Peak: max(a.peak, a.held+a.loud), Refused: a.refused,
+		App: a.id, Group: a.group, Peak: max(a.peak, a.own()), Refused: a.refused,
 		Waiting: map[volant.Region]int{}, Entering: map[volant.Region]int{}, Slots: map[volant.MachineID]int{},
 	}
-	a.peak = a.held + a.loud
+	a.peak = a.own()
 	for _, rc := range a.regions {
 		if rc.waiting > 0 {
 			l.Waiting[rc.region] = rc.waiting
@@ -205,6 +205,9 @@ func (a *app) load() Load {
 		}
 	}
 	for id, m := range a.machines {
+		if m.node != nil {
+			continue // its host tells
+		}
 		if m.slots > 0 {
 			l.Slots[id] = m.slots
 		}
@@ -286,6 +289,11 @@ func (p *Proxy) noteWake(a *app, id volant.MachineID, rule, text string) {
 	p.note(why.Record{
 		Time: time.Now(), Kind: why.Wake, Org: a.cfg.Org, App: a.id, Machine: id, Rule: rule, Text: text,
 	})
+}
+
+// noteNode records something of another node.
+func (p *Proxy) noteNode(n *node, rule, text string) {
+	p.note(why.Record{Time: time.Now(), Kind: why.Machine, Rule: rule, Text: text, Attrs: map[string]string{"node": string(n.id)}})
 }
 
 // noteConnect records that a machine does not accept connections; a.mu is held.

@@ -32,12 +32,17 @@ type road struct {
 	took    time.Duration // from accept to the end
 	up      int64
 	down    int64
+	node    *node     // host of the machine, if that is another node
+	came    bool      // node is the one where the client entered
 	http    *exchange // what an HTTP request was; nil for other connections
 }
 
 func (r *road) placed(st seat, now time.Time) {
 	r.machine, r.port, r.rule = st.place.m.id, st.place.svc.port, st.rule
 	r.waited = now.Sub(r.start)
+	if !r.came {
+		r.node = st.node
+	}
 }
 
 func (r *road) over(how end, up, down int64, now time.Time) {
@@ -74,7 +79,7 @@ func (r *road) record() why.Record {
 		rec.Attrs["waited"] = r.took.String()
 		return rec
 	}
-	rec.Text = fmt.Sprintf("%s, to port %d of machine %s, connected after %s", placedText(r.rule), r.port, r.machine,
+	rec.Text = fmt.Sprintf("%s, to port %d of machine %s%s, connected after %s", placedText(r.rule), r.port, r.machine, r.way(rec.Attrs),
 		r.waited.Round(time.Microsecond))
 	if r.tries > 0 {
 		rec.Text += fmt.Sprintf(" and %d attempts", r.tries+1)
@@ -90,12 +95,28 @@ func (r *road) record() why.Record {
 	return rec
 }
 
+// way says over which node the connection went.
+func (r *road) way(attrs map[string]string) string {
+	if r.node == nil {
+		return ""
+	}
+	_, region := r.node.where()
+	if r.came {
+		attrs["entered"] = string(r.node.id)
+		return fmt.Sprintf(", entered at node %s in region %s", r.node.id, region)
+	}
+	attrs["node"] = string(r.node.id)
+	return fmt.Sprintf(" on node %s in region %s over the backhaul", r.node.id, region)
+}
+
 func placedText(r rule) string {
 	switch r {
 	case ruleSoft:
 		return "least loaded machine under its soft limit"
 	case ruleSpill:
 		return "no machine under its soft limit: least loaded under its hard limit"
+	case ruleWaited:
+		return "the first slot that became free, at another node"
 	case ruleFar:
 		return "no machine near under its limit: nearest of those far away"
 	case ruleUnknown:

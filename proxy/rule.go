@@ -3,7 +3,8 @@ package proxy
 // rule names what decided about a connection; records bear its name.
 type rule uint8
 
-// The rules by which a connection gets its machine, and those by which it is refused.
+// The rules by which a connection gets its machine, and those by which it is refused. Nodes tell each other their
+// numbers.
 const (
 	ruleNone    rule = iota
 	ruleSoft         // a machine under its soft limit
@@ -37,6 +38,8 @@ const (
 	ruleReplays
 	ruleReplayBody
 	ruleReplayApp
+	ruleBusy   // no slot is free, and the other node that asks did not want to wait
+	ruleWaited // a slot became free at another node while it waited there
 )
 
 var ruleNames = [...]string{
@@ -44,6 +47,7 @@ var ruleNames = [...]string{
 	"client_limit", "queue_timeout", "connect_timeout", "no_wake", "no_machine", "app_gone", "client_gone", "no_data",
 	"proxy_stopping", "out_of_files", "unknown_host", "no_certificate", "tls_handshake", "tls_required", "misdirected", "app_failed",
 	"no_such_machine", "no_such_region", "replay_invalid", "replay_limit", "replay_body", "replay_app",
+	"busy", "waited",
 }
 
 func (r rule) String() string { return ruleNames[r] }
@@ -60,6 +64,8 @@ const (
 	endLinger           // the client was gone and the machine did not close: reset by us
 	endStopping         // the proxy was stopped
 	endGuestGone        // the machine stopped, died or was destroyed, and did not close it
+	endEdgeLost         // the node where the client entered was not heard, or has booted
+	endHostLost         // the same of the machine's host
 	endStale            // the machine closed an idle connection as a request came: the request goes on another
 )
 
@@ -67,6 +73,7 @@ var endTexts = [...]string{
 	"open", "closed by both sides", "the client reset it or vanished", "the machine reset it or vanished",
 	"closed by the proxy: half-closed and silent for 10m", "the client was gone and the machine did not close within 10s",
 	"closed by the proxy, which was stopped", "the machine ended without closing it",
+	"the node where the client entered was not heard any more", "the machine's host was not heard any more",
 	"the machine closed it while it was idle",
 }
 

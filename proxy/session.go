@@ -1,6 +1,10 @@
 package proxy
 
-import "time"
+import (
+	"time"
+
+	"github.com/volant-edge/volant/backhaul"
+)
 
 // session is the road of one client's connection to its machine. It is a state machine that its driver
 // moves: one call at a time, and none of them blocks.
@@ -16,6 +20,8 @@ type session struct {
 	deadline time.Time // of the queue
 	tried    *place    // the last one that did not accept
 	attempt  int
+	stream   *stream                  // of the other node where the client entered, if that is not this one
+	abroad   *abroad                  // nil as long as nothing goes to other nodes
 	counted  struct{ up, down int64 } // bytes
 	leaving  rule                     // refuse as soon as the verdict that is on its way has come
 }
@@ -31,13 +37,19 @@ type driver interface {
 	relay()               // both sides are there; tell ended when the machine's side has closed
 	refuse(farewell bool) // close the client with FIN, after a farewell or at once
 	post(v verdict)       // tell decided soon; called from anywhere
+
+	call(c *call)                // send a request to a host, then tell called; never before it returns
+	drop(c *call)                // give a request up, or what was granted by it
+	adopt(c *call)               // make what was granted the machine's side
+	answer(ans *backhaul.Answer) // tell the edge of a stream
 }
 
 // state of a session.
 type state uint8
 
 const (
-	stateNew state = iota
+	stateNew   state = iota
+	stateHello       // of a stream: its request has not come yet
 	stateWaiting
 	statePausing // has a seat whose app did not accept a moment ago
 	stateDialing
@@ -59,17 +71,19 @@ func (s *session) begin(now time.Time) {
 
 // decided takes the app's verdict.
 func (s *session) decided(v verdict, now time.Time) {
+	if s.decidedElsewhere(v, now) {
+		return
+	}
 	switch {
 	case v.waits():
-		s.state = stateWaiting
-		s.drive.alarm(s.deadline)
+		s.await(now)
 		s.drive.watch() // may end the session
 	case v.refusal != ruleNone:
 		s.refuse(v.refusal, now)
 	case s.leaving != ruleNone:
 		s.route.app.release(v.seat)
 		s.refuse(s.leaving, now)
-	case v.seat.place == s.tried:
+	case v.seat.place == s.tried && v.seat.node == nil:
 		s.seat, s.state = v.seat, statePausing
 		s.drive.alarm(now.Add(probeEvery))
 		s.drive.watch()
@@ -79,9 +93,44 @@ func (s *session) decided(v verdict, now time.Time) {
 	}
 }
 
+// decidedElsewhere goes by the slot that a host has granted to a request which waited there, if one has: then it is
+// no matter what the verdict here is.
+func (s *session) decidedElsewhere(v verdict, now time.Time) bool {
+	if s.abroad == nil || s.abroad.ask == nil || s.abroad.ask.answer == nil || s.leaving != ruleNone {
+		return false
+	}
+	switch a := s.route.app; {
+	case v.seat.place != nil:
+		a.release(v.seat)
+	case v.waits() && !a.quit(&s.waiter, false):
+		return false // another verdict is on the way
+	}
+	s.useAsk(now)
+	return true
+}
+
 func (s *session) dial() {
 	s.state, s.tried = stateDialing, s.seat.place
+	if s.seat.node != nil {
+		s.reachOut()
+		return
+	}
 	s.drive.dial()
+}
+
+// reached begins to relay: the machine has the connection.
+func (s *session) reached(now time.Time) {
+	a := s.route.app
+	s.state = stateRelaying
+	s.dropAsk(true)
+	a.counts.served.Add(1)
+	s.road.placed(s.seat, now)
+	a.counts.connect.add(s.road.waited)
+	s.p.roads.put(&s.road)
+	if s.stream != nil {
+		s.accepted()
+	}
+	s.drive.relay()
 }
 
 // dialed tells how a dial ended. held says of a failed one that the slot is not free yet, as with hangUp.
@@ -94,12 +143,7 @@ func (s *session) dialed(err error, held bool, now time.Time) {
 		if s.seat.probing {
 			a.opened(&s.seat)
 		}
-		s.state = stateRelaying
-		a.counts.served.Add(1)
-		s.road.placed(s.seat, now)
-		a.counts.connect.add(s.road.waited)
-		s.p.roads.put(&s.road)
-		s.drive.relay()
+		s.reached(now)
 		return
 	}
 	s.attempt++
@@ -118,6 +162,9 @@ func (s *session) dialed(err error, held bool, now time.Time) {
 func (s *session) spoke() {
 	if s.quiet {
 		s.route.app.speak(&s.waiter)
+		if s.state == stateWaiting {
+			s.await(time.Now())
+		}
 	}
 }
 
@@ -131,7 +178,7 @@ func (s *session) left(r rule, now time.Time) {
 			return
 		}
 	case stateDialing:
-		if s.drive.hangUp() {
+		if s.dropCall() || s.drive.hangUp() {
 			a.release(s.seat)
 		} else {
 			a.yield(s.seat)
@@ -148,9 +195,19 @@ func (s *session) left(r rule, now time.Time) {
 func (s *session) alarmed(now time.Time) {
 	a := s.route.app
 	switch s.state {
+	case stateHello:
+		s.turnAway(backhaul.Refused, ruleClientGone)
 	case statePausing:
 		s.dial()
 	case stateWaiting:
+		if now.Before(s.deadline) {
+			s.await(now)
+			return
+		}
+		if more := s.answerLate(now); more > 0 {
+			s.drive.alarm(now.Add(more))
+			return
+		}
 		if more := a.extension(&s.waiter, now); more > 0 {
 			s.drive.alarm(now.Add(more))
 			return
@@ -165,6 +222,8 @@ func (s *session) alarmed(now time.Time) {
 // overdue names the rule by which a wait in the queue ended.
 func (s *session) overdue() rule {
 	switch {
+	case s.abroad != nil && s.abroad.said != ruleNone:
+		return s.abroad.said
 	case s.tried != nil:
 		return ruleConnectTime
 	case s.quiet:
@@ -175,6 +234,11 @@ func (s *session) overdue() rule {
 
 // refuse closes the connection and leaves a record which says why.
 func (s *session) refuse(r rule, now time.Time) {
+	s.dropAsk(true)
+	if s.stream != nil {
+		s.turnAway(codeOf(r), r)
+		return
+	}
 	s.state = stateOver
 	if s.route.app != nil {
 		s.route.app.counts.refused[r].Add(1)
@@ -191,6 +255,9 @@ func (s *session) freed() { s.route.app.release(s.seat) }
 // ended tells how a relayed connection ended.
 func (s *session) ended(how end, up, down int64, now time.Time) {
 	s.state = stateOver
+	if s.stream != nil {
+		s.stream.over()
+	}
 	s.moved(up, down)
 	s.route.app.counts.ended.Add(1)
 	s.road.over(how, up, down, now)

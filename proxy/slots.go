@@ -1,12 +1,14 @@
 package proxy
 
 import (
+	"cmp"
 	"net/netip"
 	"slices"
 	"sync"
 	"time"
 
 	"github.com/volant-edge/volant"
+	"github.com/volant-edge/volant/live"
 )
 
 // appKey names one group of an app.
@@ -35,10 +37,11 @@ type app struct {
 	perPeer  map[netip.Addr]int
 	arrivals uint64
 	regions  []regionCount
-	held     int  // slots
-	loud     int  // waiters that are demand
-	peak     int  // most held + loud since the last Load
-	buried   bool // a life is over that has not been acted on
+	held     int                               // slots
+	loud     int                               // waiters that are demand
+	foreign  struct{ waiting, held, loud int } // of those, the ones that came by another node, which reports them
+	peak     int                               // most held + loud since the last Load
+	buried   bool                              // a life is over that has not been acted on
 	refused  uint64
 
 	counts counts // not guarded by mu
@@ -53,6 +56,7 @@ type regionCount struct {
 // machine is one machine of an app, kept while it is in the table or holds slots.
 type machine struct {
 	id      volant.MachineID
+	node    *node // its host; nil for this node
 	cfg     Machine
 	present bool
 	sealed  bool
@@ -73,9 +77,11 @@ type service struct {
 	ranks   []uint32 // of cands
 	policy  policy
 	places  []*place // of cands, by the same index
+	here    int      // how many of them, the first, are on this node
 	byID    map[volant.MachineID]*place
 	queue   queue
 	loud    int  // of its queue, who are demand
+	foreign int  // of those, who came by another node
 	shy     bool // some place may be shut
 	retired bool // not in the newest table
 }
@@ -86,9 +92,14 @@ type place struct {
 	m     *machine
 	index int // in svc.cands; -1 when the table no longer has it
 	used  int32
+	seq   uint64 // orders the counts of used that others are told
+	// Of a machine on another node used is what this one holds, granted of that what its host has granted, and others
+	// what is held besides, by the newest word of the host.
+	granted, others int32
+	told            live.Version
 	// soft and hard are the machine's own limits, the service's where it names none.
 	soft, hard int32
-	mood       flags // unproven, shut, dead, trying
+	mood       flags // unproven, shut, dead, trying; busy, of a machine on another node
 	// failed is when connecting began to fail; zero while it does not. opened: it has accepted since it serves.
 	failed  time.Time
 	opened  bool
@@ -113,7 +124,10 @@ type seat struct {
 	far    bool // the machine is farther away than is near for its app
 	// probing says that this is the one that tries a place which is not known to accept connections.
 	probing bool
-	life    *life           // of the machine's guest
+	node    *node           // host of the machine; nil for this node
+	granted bool            // by the host
+	foreign bool            // taken for a connection that came by another node
+	life    *life           // of the machine's guest, or of its host's proxy
 	leave   <-chan struct{} // closed when its client is to be asked to leave
 }
 
@@ -150,9 +164,14 @@ func (a *app) enter(w *waiter) verdict {
 		return v
 	}
 	if r := a.mayWait(w); r != ruleNone {
-		a.refused++
-		a.touch(false)
+		if w.from == nil {
+			a.refused++
+			a.touch(false)
+		}
 		return verdict{refusal: r}
+	}
+	if w.now {
+		return verdict{refusal: ruleBusy}
 	}
 	a.arrivals++
 	w.arrival = a.arrivals
@@ -176,37 +195,56 @@ func (a *app) take(w *waiter) (verdict, bool) {
 	if c.index < 0 {
 		return verdict{}, false
 	}
-	return verdict{seat: a.seat(c, s.places[c.index], w.region)}, true
+	return verdict{seat: a.seat(c, s.places[c.index], w)}, true
 }
 
 // seat takes a slot at pl; a.mu is held and pick has allowed it.
-func (a *app) seat(c choice, pl *place, region volant.Region) seat {
+func (a *app) seat(c choice, pl *place, w *waiter) seat {
 	pl.add(1)
 	probing := pl.mood&(unproven|shut) != 0
 	if probing {
 		pl.setMood(pl.mood | trying)
 	}
-	pl.m.slots++
-	a.held++
-	at := a.region(region)
-	at.held++
-	if c.far {
-		at.spilled++
+	st := seat{
+		place: pl, addr: netip.AddrPortFrom(pl.m.cfg.Addr, pl.svc.port), region: w.region, rule: c.rule, far: c.far,
+		probing: probing, node: pl.m.node, foreign: w.from != nil, life: pl.m.lifeNow(), leave: pl.m.leave,
 	}
-	a.peak = max(a.peak, a.held+a.loud)
+	a.hold(&st, 1)
+	a.peak = max(a.peak, a.own())
 	a.touch(pl.used == pl.soft || pl.used == pl.hard)
-	return seat{
-		place: pl, addr: netip.AddrPortFrom(pl.m.cfg.Addr, pl.svc.port), region: region, rule: c.rule, far: c.far,
-		probing: probing, life: pl.m.life, leave: pl.m.leave,
+	return st
+}
+
+// hold counts a seat in or out; a.mu is held.
+func (a *app) hold(st *seat, n int) {
+	st.place.m.slots += n
+	a.held += n
+	if st.foreign {
+		a.foreign.held += n
+		return
+	}
+	at := a.region(st.region)
+	at.held += n
+	if st.far {
+		at.spilled += n
 	}
 }
+
+// own is how many connections hold a slot or wait for one that entered here.
+func (a *app) own() int { return a.held + a.loud - a.foreign.held - a.foreign.loud }
 
 // add changes the count of slots; app.mu is held.
 func (pl *place) add(n int32) {
 	pl.used += n
+	pl.seq = pl.svc.app.p.slotSeq.Add(1)
+	pl.rerank()
+}
+
+// rerank ranks the place after a count changed; app.mu is held.
+func (pl *place) rerank() {
 	if pl.index >= 0 {
 		s, c := pl.svc, &pl.svc.cands[pl.index]
-		c.used = pl.used
+		c.used = pl.used + pl.others
 		s.ranks[pl.index] = c.rank(pl.soft, pl.hard, s.policy)
 	}
 }
@@ -226,7 +264,7 @@ func (pl *place) setMood(mood flags) {
 	pl.mood = mood
 	if pl.index >= 0 {
 		c := &pl.svc.cands[pl.index]
-		c.flags = c.flags&^(unproven|shut|dead|trying) | mood
+		c.flags = c.flags&^(unproven|shut|dead|trying|busy) | mood
 		pl.svc.rank()
 	}
 }
@@ -245,17 +283,14 @@ func (a *app) free(st seat) {
 	if pl.used == 0 {
 		panic("proxy: a slot was given back twice")
 	}
+	if st.granted {
+		pl.granted--
+	}
 	pl.add(-1)
 	if st.probing {
 		pl.setMood(pl.mood &^ trying)
 	}
-	pl.m.slots--
-	a.held--
-	at := a.region(st.region)
-	at.held--
-	if st.far {
-		at.spilled--
-	}
+	a.hold(&st, -1)
 	a.touch(pl.used == pl.soft-1 || pl.used == pl.hard-1 || pl.m.slots == 0)
 	if pl.index < 0 && pl.used == 0 {
 		a.forget(pl)
@@ -273,14 +308,21 @@ func (a *app) forget(pl *place) {
 // grant gives free slots to those who wait, in order of arrival; a.mu is held. Who wants none of those that are
 // free lets others pass.
 func (a *app) grant(s *service) {
+	none := false // is free here
 	for w := s.queue.first; w != nil; {
-		next, c := w.next, s.choose(w)
-		switch {
+		next := w.next
+		if none && w.from != nil {
+			w = next
+			continue
+		}
+		switch c := s.choose(w); {
 		case c.index >= 0:
 			a.dequeue(w)
-			w.deliver(verdict{seat: a.seat(c, s.places[c.index], w.region)})
+			w.deliver(verdict{seat: a.seat(c, s.places[c.index], w)})
 		case !w.picky():
 			return // there is none
+		case w.wish == nil:
+			none = true
 		}
 		w = next
 	}
@@ -331,6 +373,7 @@ func (a *app) apply(cfg App, epoch uint64, sealedNow func(Machine) bool, now tim
 	for _, c := range cfg.Machines {
 		order = append(order, a.applyMachine(c, sealedNow(c), now))
 	}
+	slices.SortStableFunc(order, func(x, y *machine) int { return cmp.Compare(x.away(), y.away()) })
 	ports := map[uint16]bool{}
 	for i := range cfg.Services {
 		c := &cfg.Services[i]
@@ -360,6 +403,9 @@ func (a *app) applyMachine(c Machine, isSealed bool, now time.Time) *machine {
 		m = &machine{id: c.ID, life: newLife(c.Life), leave: make(chan struct{})}
 		a.machines[c.ID] = m
 	}
+	if m.node = nil; c.Node != "" {
+		m.node = a.p.nodeLocked(c.Node)
+	}
 	switch {
 	case m.life.number == 0:
 		m.life.number = c.Life
@@ -379,7 +425,7 @@ func (a *app) applyMachine(c Machine, isSealed bool, now time.Time) *machine {
 	if fresh {
 		m.since, m.accepts, m.deaf = now, false, false
 		for _, s := range a.services {
-			if pl := s.byID[c.ID]; pl != nil {
+			if pl := s.byID[c.ID]; pl != nil && m.node == nil {
 				pl.renew()
 			}
 		}
@@ -402,24 +448,36 @@ func (a *app) applyService(c *Service, order []*machine) {
 		s = &service{app: a, port: c.InternalPort, byID: map[volant.MachineID]*place{}}
 		a.services[c.InternalPort] = s
 	}
-	s.retired = false
+	s.retired, s.here = false, 0
 	s.soft, _ = limits(c.Soft, c.Hard)
 	for _, pl := range s.byID {
 		pl.index = -1
 	}
 	s.cands, s.ranks, s.places = make([]candidate, len(order)), make([]uint32, len(order)), make([]*place, len(order))
 	for i, m := range order {
-		pl := s.byID[m.id]
-		if pl == nil {
-			pl = &place{svc: s, m: m, mood: unproven}
-			s.byID[m.id] = pl
-		}
+		pl := s.place(m)
 		pl.index = i
 		pl.soft, pl.hard = m.limits(c)
 		s.places[i] = pl
-		s.cands[i] = candidate{used: pl.used, flags: m.flags(c.InternalPort) | pl.mood}
+		s.cands[i] = candidate{used: pl.used + pl.others, flags: m.flags(c.InternalPort) | pl.mood, band: m.band()}
+		if m.node == nil {
+			s.here = i + 1
+		}
 	}
 	s.rank()
+}
+
+// place is the machine's place in the service; a.mu is held.
+func (s *service) place(m *machine) *place {
+	pl := s.byID[m.id]
+	if pl == nil {
+		pl = &place{svc: s, m: m, index: -1}
+		if m.node == nil {
+			pl.mood = unproven // of others the host knows
+		}
+		s.byID[m.id] = pl
+	}
+	return pl
 }
 
 // limits bounds what a table says of soft and hard.
@@ -442,8 +500,11 @@ func (m *machine) limits(c *Service) (soft, hard int32) {
 // flags says what of the machine matters for pick.
 func (m *machine) flags(port uint16) flags {
 	var f flags
-	if m.cfg.Phase == PhaseServing && m.cfg.Addr.IsValid() && !slices.Contains(m.cfg.Absent, port) {
+	if m.cfg.Phase == PhaseServing && (m.cfg.Addr.IsValid() || m.node != nil) && !slices.Contains(m.cfg.Absent, port) {
 		f |= serving
+	}
+	if m.node != nil && m.node.away.Load() {
+		f |= away
 	}
 	if m.cfg.Cordoned {
 		f |= cordoned
@@ -466,7 +527,7 @@ func (a *app) retire(s *service) {
 	for s.queue.first != nil {
 		a.deny(s.queue.first, ruleAppGone)
 	}
-	s.cands, s.ranks, s.places = nil, nil, nil
+	s.cands, s.ranks, s.places, s.here = nil, nil, nil, 0
 	for _, pl := range s.byID {
 		pl.index = -1
 	}
@@ -522,7 +583,7 @@ func (a *app) slotsByMachine(out map[volant.MachineID]int) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	for id, m := range a.machines {
-		if m.slots > 0 {
+		if m.slots > 0 && m.node == nil {
 			out[id] += m.slots
 		}
 	}

@@ -3,6 +3,7 @@ package proxy
 import (
 	"encoding/binary"
 	"errors"
+	"net"
 	"net/netip"
 	"syscall"
 	"unsafe"
@@ -40,6 +41,13 @@ func sysSend(fd int32, b []byte) (int, syscall.Errno) {
 func sysPeek(fd int32) (int, syscall.Errno) {
 	var b [1]byte
 	n, _, e := syscall.RawSyscall6(syscall.SYS_RECVFROM, uintptr(fd), uintptr(unsafe.Pointer(&b[0])), 1,
+		syscall.MSG_PEEK|syscall.MSG_DONTWAIT, 0, 0)
+	return int(n), e
+}
+
+// sysPeekAt reads into b and leaves it in the socket.
+func sysPeekAt(fd int32, b []byte) (int, syscall.Errno) {
+	n, _, e := syscall.RawSyscall6(syscall.SYS_RECVFROM, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(b))), uintptr(len(b)),
 		syscall.MSG_PEEK|syscall.MSG_DONTWAIT, 0, 0)
 	return int(n), e
 }
@@ -191,12 +199,12 @@ func sysUnsent(fd int32) int {
 	return n
 }
 
-// sysKeepAlive finds dead peers: 60 s of silence, then 3 probes 10 s apart.
-func sysKeepAlive(fd int32) error {
+// sysKeepAlive finds dead peers.
+func sysKeepAlive(fd int32, k *net.KeepAliveConfig) error {
 	return errors.Join(
-		unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_KEEPIDLE, int(keepAlive.Idle.Seconds())),
-		unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_KEEPINTVL, int(keepAlive.Interval.Seconds())),
-		unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_KEEPCNT, keepAlive.Count),
+		unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_KEEPIDLE, int(k.Idle.Seconds())),
+		unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_KEEPINTVL, int(k.Interval.Seconds())),
+		unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_KEEPCNT, k.Count),
 		unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_KEEPALIVE, 1),
 	)
 }
@@ -206,7 +214,7 @@ const backlog = 4096
 
 // sysListen opens a listening socket on an address which need not be on a link yet. Options that accepted
 // sockets inherit are set here once.
-func sysListen(addr netip.AddrPort) (fd int, err error) {
+func sysListen(addr netip.AddrPort, mesh bool) (fd int, err error) {
 	family := unix.AF_INET
 	var sa unix.Sockaddr = &unix.SockaddrInet4{Port: int(addr.Port()), Addr: addr4(addr.Addr())}
 	if addr.Addr().Is6() {
@@ -221,8 +229,11 @@ func sysListen(addr netip.AddrPort) (fd int, err error) {
 	if err == nil && family == unix.AF_INET6 {
 		err = unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, 1)
 	}
-	if err == nil {
-		err = sysKeepAlive(int32(fd))
+	if err == nil && mesh {
+		sysFastAccept(int32(fd))
+		err = sysKeepAlive(int32(fd), &meshKeepAlive)
+	} else if err == nil {
+		err = sysKeepAlive(int32(fd), &keepAlive)
 	}
 	if err == nil {
 		sysNoDelay(int32(fd))
@@ -242,4 +253,65 @@ func addr4(a netip.Addr) [4]byte {
 		return a.As4()
 	}
 	return [4]byte{}
+}
+
+// sysReach begins to connect a new non-blocking socket from one address to another, with the first bytes in the SYN
+// where that can be; n says how many of them were taken.
+func sysReach(from netip.Addr, to netip.AddrPort, b []byte) (fd int32, n int, e syscall.Errno) {
+	family := uintptr(unix.AF_INET)
+	if to.Addr().Is6() {
+		family = unix.AF_INET6
+	}
+	s, _, e := syscall.RawSyscall(syscall.SYS_SOCKET, family, syscall.SOCK_STREAM|syscall.SOCK_NONBLOCK|syscall.SOCK_CLOEXEC, 0)
+	if e != 0 {
+		return -1, 0, e
+	}
+	fd = int32(s)
+	unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_FASTOPEN_NO_COOKIE, 1) //nolint:errcheck // as in sysFastConnect
+	unix.SetsockoptInt(int(fd), unix.SOL_IP, unix.IP_BIND_ADDRESS_NO_PORT, 1)     //nolint:errcheck // then ports run out sooner
+	sysNoDelay(fd)
+	if from.IsValid() {
+		sa, size := toSockaddr(netip.AddrPortFrom(from, 0))
+		if _, _, e = syscall.RawSyscall(syscall.SYS_BIND, s, uintptr(unsafe.Pointer(&sa)), size); e != 0 {
+			sysClose(fd)
+			return -1, 0, e
+		}
+	}
+	sa, size := toSockaddr(to)
+	m, _, e := syscall.RawSyscall6(syscall.SYS_SENDTO, s, uintptr(unsafe.Pointer(unsafe.SliceData(b))), uintptr(len(b)),
+		syscall.MSG_NOSIGNAL|unix.MSG_FASTOPEN, uintptr(unsafe.Pointer(&sa)), size)
+	switch e {
+	case 0:
+		return fd, int(m), 0
+	case syscall.EOPNOTSUPP: // switched off for this kernel
+		_, _, e = syscall.RawSyscall(syscall.SYS_CONNECT, s, uintptr(unsafe.Pointer(&sa)), size)
+	}
+	if e != 0 && e != syscall.EINPROGRESS {
+		sysClose(fd)
+		return -1, 0, e
+	}
+	return fd, 0, 0
+}
+
+func toSockaddr(to netip.AddrPort) (sa unix.RawSockaddrInet6, size uintptr) {
+	if to.Addr().Is6() {
+		return unix.RawSockaddrInet6{Family: unix.AF_INET6, Port: networkOrder(to.Port()), Addr: to.Addr().As16()}, unix.SizeofSockaddrInet6
+	}
+	*(*unix.RawSockaddrInet4)(unsafe.Pointer(&sa)) = unix.RawSockaddrInet4{
+		Family: unix.AF_INET, Port: networkOrder(to.Port()), Addr: to.Addr().As4(),
+	}
+	return sa, unix.SizeofSockaddrInet4
+}
+
+// sysFastConnect lets the first bytes ride in the SYN (RFC 7413) once the socket is connected. Between nodes of the
+// mesh no cookie is needed: WireGuard has seen to who it is.
+func sysFastConnect(fd int32) {
+	unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_FASTOPEN_NO_COOKIE, 1) //nolint:errcheck // then a cookie is fetched first
+	unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_FASTOPEN_CONNECT, 1)   //nolint:errcheck // then it takes a round trip more
+}
+
+// sysFastAccept lets clients' first bytes come in the SYN of a listening socket.
+func sysFastAccept(fd int32) {
+	unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_FASTOPEN_NO_COOKIE, 1) //nolint:errcheck // as in sysFastConnect
+	unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_FASTOPEN, backlog)     //nolint:errcheck // the same
 }

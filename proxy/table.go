@@ -127,6 +127,8 @@ const (
 	PhaseSuspended Phase = "suspended" // a wake restores it
 	PhaseStopped   Phase = "stopped"   // a wake boots it
 	PhaseGone      Phase = "gone"      // stopping, suspending, failed, destroyed: neither serves nor wakes now
+
+	phaseUnknown Phase = "" // of a machine on another node whose host was not heard yet
 )
 
 // Load is what the proxy tells of one group of an app: at once when a connection waits or a limit is crossed,

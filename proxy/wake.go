@@ -60,7 +60,10 @@ func (a *app) rewake() {
 	}
 	need := 0
 	for _, s := range a.services {
-		need = max(need, planWakes(a.wakeView(s)))
+		need = max(need, planWakes(a.wakeView(s, true)))
+		if v := a.wakeView(s, false); !a.sleepsElsewhere(s, v) {
+			need = max(need, planWakes(v))
+		}
 	}
 	for ; need > 0; need-- {
 		m := a.sleeper(now)
@@ -72,10 +75,18 @@ func (a *app) rewake() {
 	a.remind(now)
 }
 
-func (a *app) wakeView(s *service) wakeView {
-	v := wakeView{queued: s.loud, soft: int(s.soft), canGrow: a.scaled(), noWake: a.cfg.NoWake}
+// wakeView is what there is of machines for those who wait for a service: who entered here may have any, and with
+// foreign those who came by another node one of this node.
+func (a *app) wakeView(s *service, foreign bool) wakeView {
+	v := wakeView{queued: s.loud - s.foreign, soft: int(s.soft), canGrow: a.scaled(), noWake: a.cfg.NoWake}
+	if foreign {
+		v.queued = s.foreign
+	}
+	if v.queued == 0 {
+		return v
+	}
 	for id, m := range a.machines {
-		if !m.present || m.cfg.Cordoned || slices.Contains(m.cfg.Absent, s.port) {
+		if !m.present || m.cfg.Cordoned || slices.Contains(m.cfg.Absent, s.port) || m.node != nil && (foreign || m.node.away.Load()) {
 			continue
 		}
 		w := a.wakes[id]
@@ -87,6 +98,16 @@ func (a *app) wakeView(s *service) wakeView {
 		}
 	}
 	return v
+}
+
+// sleepsElsewhere says that nothing serves or boots, and that the machine to wake is on another node: who waits asks
+// there.
+func (a *app) sleepsElsewhere(s *service, v wakeView) bool {
+	if v.queued == 0 || v.serving+v.coming > 0 {
+		return false
+	}
+	m := a.bestToAsk(s, nil)
+	return m != nil && m.node != nil
 }
 
 // scaled says whether a scaler acts for those who wait.
@@ -113,7 +134,7 @@ func (a *app) sleeper(now time.Time) *machine {
 	for id, m := range a.machines {
 		asleep := m.cfg.Phase == PhaseSuspended || m.cfg.Phase == PhaseStopped
 		drains := m.cfg.Phase == PhaseServing && m.cfg.Draining && !m.sealed && !a.scaled()
-		if !m.present || m.cfg.Cordoned || !asleep && !drains || !a.helps(m) {
+		if !m.present || m.node != nil || m.cfg.Cordoned || !asleep && !drains || !a.helps(m) {
 			continue
 		}
 		if w := a.wakes[id]; w != nil && (w.pending || now.Before(w.notBefore)) {

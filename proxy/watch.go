@@ -6,6 +6,8 @@ import (
 	"io"
 	"net"
 	"os"
+	"slices"
+	"sync"
 	"time"
 )
 
@@ -26,6 +28,7 @@ type watcher struct {
 	ctx    context.Context
 	cancel context.CancelFunc
 	conn   net.Conn
+	mu     sync.Mutex // guards early until done is closed
 	early  early
 	done   chan struct{}
 }
@@ -43,10 +46,13 @@ func (w *watcher) read() {
 	for len(w.early.data) < earlyMost {
 		n, err := w.conn.Read(buf[:min(len(buf), earlyMost-len(w.early.data))])
 		if n > 0 {
-			if w.early.data == nil {
+			w.mu.Lock()
+			first := w.early.data == nil
+			w.early.data = append(w.early.data, buf[:n]...)
+			w.mu.Unlock()
+			if first {
 				close(w.data)
 			}
-			w.early.data = append(w.early.data, buf[:n]...)
 		}
 		switch {
 		case err == nil:
@@ -60,6 +66,13 @@ func (w *watcher) read() {
 		}
 		return
 	}
+}
+
+// sofar is what was read so far.
+func (w *watcher) sofar() []byte {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return slices.Clone(w.early.data)
 }
 
 // stop ends the watch and returns what was read.

@@ -17,16 +17,20 @@ type wish struct {
 }
 
 // picky says whether a waiter may have to go on waiting while a slot is free that it does not want.
-func (w *waiter) picky() bool { return w.wish != nil && (w.wish.only != "" || w.wish.not != "") }
+func (w *waiter) picky() bool {
+	return w.from != nil || w.wish != nil && (w.wish.only != "" || w.wish.not != "")
+}
 
 // choose picks a machine for w, by its wish and then by the ranks; app.mu is held.
 func (s *service) choose(w *waiter) choice {
 	chance := s.app.p.chance()
-	if w.wish == nil {
+	switch {
+	case w.wish != nil && w.wish.only != "":
+		return s.chooseOne(w.wish.only) // unmeetable has seen that a machine on another node is not asked for from there
+	case w.from != nil:
+		return pick(s.ranks[:s.here], s.policy.near, chance)
+	case w.wish == nil:
 		return pick(s.ranks, s.policy.near, chance)
-	}
-	if w.wish.only != "" {
-		return s.chooseOne(w.wish.only)
 	}
 	if c := s.chooseOne(w.wish.prefer); c.index >= 0 {
 		return c
@@ -54,11 +58,11 @@ func (a *app) unmeetable(w *waiter) rule {
 		return ruleNone
 	}
 	m := a.machines[w.wish.only]
-	if m == nil || !m.present || m.cfg.Cordoned || m.cfg.Draining || slices.Contains(m.cfg.Absent, w.svc.port) {
+	if m == nil || !m.present || m.cfg.Cordoned || m.cfg.Draining || slices.Contains(m.cfg.Absent, w.svc.port) || w.from != nil && m.node != nil {
 		return ruleNoInstance
 	}
 	switch m.cfg.Phase {
-	case PhaseServing, PhaseBooting:
+	case PhaseServing, PhaseBooting, phaseUnknown:
 		return ruleNone
 	case PhaseSuspended, PhaseStopped:
 		if a.cfg.NoWake {
@@ -91,7 +95,7 @@ func (a *app) wakeWished(s *service, now time.Time) {
 			continue
 		}
 		m := a.machines[w.wish.only]
-		if m == nil || m.cfg.Phase != PhaseSuspended && m.cfg.Phase != PhaseStopped {
+		if m == nil || m.node != nil || m.cfg.Phase != PhaseSuspended && m.cfg.Phase != PhaseStopped {
 			continue
 		}
 		if t := a.wakes[m.id]; t == nil || !t.pending && !now.Before(t.notBefore) {

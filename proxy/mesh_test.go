@@ -1,0 +1,577 @@
+package proxy_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/volant-edge/volant"
+	"github.com/volant-edge/volant/live"
+	"github.com/volant-edge/volant/proxy"
+	"github.com/volant-edge/volant/volanttest/memnet"
+	"github.com/volant-edge/volant/why"
+)
+
+const meshApp = volant.AppID("app_00000000000000aa")
+
+// mesh is some nodes with one app on a network in memory, inside a synctest bubble. Node i has its own front
+// address; machine n is on node n/10.
+type mesh struct {
+	t     *testing.T
+	net   *memnet.Network
+	nodes []*meshNode
+	app   proxy.App
+	phase map[int]proxy.Phase
+	seq   uint64
+	epoch uint64 // of the tables
+	// dialFrom replaces the network's between nodes, where it is not nil.
+	dialFrom func(ctx context.Context, from netip.Addr, to netip.AddrPort) (net.Conn, error)
+}
+
+type meshNode struct {
+	m     *mesh
+	id    volant.NodeID
+	i     int
+	p     *proxy.Proxy
+	epoch uint64
+	stop  func()
+
+	mu    sync.Mutex
+	load  proxy.Load
+	wakes []volant.MachineID
+	whys  []why.Record
+}
+
+func nodeID(i int) volant.NodeID { return volant.NodeID(fmt.Sprintf("%08x", i+1)) }
+
+func newMesh(t *testing.T, nodes int) *mesh {
+	t.Helper()
+	m := &mesh{t: t, net: &memnet.Network{}, phase: map[int]proxy.Phase{}, epoch: 1}
+	m.app = proxy.App{
+		ID: meshApp, Name: "web", Group: "app", Org: volant.OrgPersonal, MaxQueue: 100, MaxPerPeer: 100, QueueTime: volant.Duration(30 * time.Second),
+		CanGrow: true,
+	}
+	for i := range nodes {
+		n := &meshNode{m: m, id: nodeID(i), i: i}
+		m.nodes = append(m.nodes, n)
+		n.start()
+	}
+	return m
+}
+
+// start starts the node's proxy, in a new epoch.
+func (n *meshNode) start() {
+	t := n.m.t
+	n.epoch++
+	p, err := proxy.New(proxy.Config{Epoch: n.epoch, Listen: n.m.net.Listen, Dial: n.m.net.Dial, DialFrom: n.m.dial})
+	if err != nil {
+		t.Fatal(err)
+	}
+	n.p = p
+	ctx, cancel := context.WithCancel(context.Background())
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		if err := p.Run(ctx); err != nil {
+			t.Errorf("run: %v", err)
+		}
+	})
+	wg.Go(func() { p.Watch(ctx, n.events()) }) //nolint:errcheck // ends with ctx
+	n.stop = sync.OnceFunc(func() { cancel(); wg.Wait() })
+	t.Cleanup(n.stop)
+}
+
+func (m *mesh) dial(ctx context.Context, from netip.Addr, to netip.AddrPort) (net.Conn, error) {
+	if m.dialFrom != nil {
+		return m.dialFrom(ctx, from, to)
+	}
+	return m.net.DialFrom(ctx, from, to)
+}
+
+func (n *meshNode) events() proxy.Events {
+	return proxy.Events{
+		Load: func(l proxy.Load) { n.mu.Lock(); n.load = l; n.mu.Unlock() },
+		Wake: func(w proxy.Wake) { n.mu.Lock(); n.wakes = append(n.wakes, w.Machine); n.mu.Unlock() },
+		Why:  func(r why.Record) { n.mu.Lock(); n.whys = append(n.whys, r); n.mu.Unlock() },
+	}
+}
+
+func (n *meshNode) front() netip.AddrPort {
+	return netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 77, 0, byte(1 + n.i)}), 80)
+}
+
+// set gives all nodes their tables and, as the live plane does, what hosts tell of their machines.
+func (m *mesh) set(soft, hard int) {
+	m.t.Helper()
+	m.seq++
+	for _, n := range m.nodes {
+		n.table(soft, hard)
+	}
+	for _, n := range m.nodes {
+		m.tell(n)
+	}
+	synctest.Wait()
+}
+
+func (n *meshNode) table(soft, hard int) {
+	m := n.m
+	app := m.app
+	app.Services = []proxy.Service{{Listen: []netip.AddrPort{n.front()}, InternalPort: 8080, Soft: soft, Hard: hard}}
+	app.Machines = nil
+	for k := range m.phase {
+		mc := proxy.Machine{ID: machineID(k), Node: nodeID(k / 10)}
+		if k/10 == n.i {
+			mc = machineIn(k, m.seq, m.phase[k])
+		}
+		app.Machines = append(app.Machines, mc)
+	}
+	t := proxy.Table{
+		Version: m.seq, Epoch: m.epoch, Node: n.id, Region: volant.Region(fmt.Sprintf("r%d", n.i)), Apps: []proxy.App{app},
+		Mesh: volant.MeshAddr(n.id),
+	}
+	for _, o := range m.nodes {
+		if o != n {
+			t.Peers = append(t.Peers, proxy.Peer{Node: o.id, Addr: volant.MeshAddr(o.id), Region: volant.Region(fmt.Sprintf("r%d", o.i))})
+		}
+	}
+	if err := n.p.SetTable(context.Background(), t); err != nil {
+		m.t.Fatal(err)
+	}
+}
+
+// tell tells one node the state of all machines on others.
+func (m *mesh) tell(n *meshNode) {
+	for k, phase := range m.phase {
+		if k/10 != n.i {
+			n.p.SetRemote(nodeID(k/10), proxy.Remote{Machine: machineID(k), State: &proxy.RemoteState{Phase: phase, Seq: m.seq}})
+		}
+	}
+}
+
+// tellSlots tells one node how many slots of a machine are held.
+func (m *mesh) tellSlots(n *meshNode, k, held int, seq uint64) {
+	n.p.SetRemote(nodeID(k/10), proxy.Remote{Machine: machineID(k), Slots: []proxy.RemoteSlots{{
+		Port: 8080, Held: held, Version: live.Version{Epoch: m.nodes[k/10].epoch, Seq: seq},
+	}}})
+}
+
+// boot starts a machine's app.
+func (m *mesh) boot(k int) *guest {
+	m.t.Helper()
+	m.phase[k] = proxy.PhaseServing
+	l, err := m.net.Listen(context.Background(), netip.AddrPortFrom(machineAddr(k), 8080))
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	g := &guest{l: l}
+	m.t.Cleanup(func() { l.Close() })
+	go g.serve()
+	return g
+}
+
+func (n *meshNode) connect() net.Conn {
+	n.m.t.Helper()
+	c, err := n.m.net.Dial(context.Background(), n.front())
+	if err != nil {
+		n.m.t.Fatal(err)
+	}
+	n.m.t.Cleanup(func() { c.Close() })
+	return c
+}
+
+func (m *mesh) mustEcho(c net.Conn) {
+	m.t.Helper()
+	if err := c.SetDeadline(time.Now().Add(20 * time.Second)); err != nil {
+		m.t.Fatal(err)
+	}
+	if err := echoes(c); err != nil {
+		m.t.Fatalf("connection is not served: %v", err)
+	}
+}
+
+func (n *meshNode) lastLoad() proxy.Load {
+	time.Sleep(time.Second)
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.load
+}
+
+func (n *meshNode) takeWakes() []volant.MachineID {
+	time.Sleep(100 * time.Millisecond)
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	w := n.wakes
+	n.wakes = nil
+	return w
+}
+
+func (n *meshNode) slots() map[volant.MachineID]int {
+	n.m.t.Helper()
+	synctest.Wait()
+	s, err := n.p.Slots(context.Background())
+	if err != nil {
+		n.m.t.Fatal(err)
+	}
+	return s
+}
+
+func (n *meshNode) newest() why.Record {
+	n.m.t.Helper()
+	recs, err := n.p.Query(context.Background(), why.Query{Limit: 1, Kinds: []why.Kind{why.Connection, why.Refusal}})
+	if err != nil || len(recs) != 1 {
+		n.m.t.Fatalf("records %v, %v", recs, err)
+	}
+	return recs[0]
+}
+
+func TestMeshServesFromAMachineOfAnotherNode(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newMesh(t, 2)
+		g := m.boot(10)
+		m.set(2, 3)
+		edge, host := m.nodes[0], m.nodes[1]
+		c := edge.connect()
+		m.mustEcho(c)
+		if got := host.slots()[machineID(10)]; got != 1 {
+			t.Errorf("the host holds %d slots, want 1", got)
+		}
+		if got := edge.slots(); len(got) != 0 {
+			t.Errorf("the edge reports slots %v of a machine that is not its own", got)
+		}
+		if l := edge.lastLoad(); l.Entering["r0"] != 1 || len(l.Slots) != 0 {
+			t.Errorf("the edge tells %+v, want one connection that entered in r0", l)
+		}
+		if l := host.lastLoad(); len(l.Entering) != 0 || l.Peak != 0 || l.Slots[machineID(10)] != 1 {
+			t.Errorf("the host tells %+v, want one slot and no demand of its own", l)
+		}
+		if rec := edge.newest(); !strings.Contains(rec.Text, "machine 0000000000000a on node 00000002 in region r1 over the backhaul") {
+			t.Errorf("the edge's record says %q", rec.Text)
+		}
+		if rec := host.newest(); !strings.Contains(rec.Text, "entered at node 00000001 in region r0") || rec.Attrs["client"] == "" {
+			t.Errorf("the host's record says %q", rec.Text)
+		}
+		c.Close()
+		if got := host.slots(); len(got) != 0 {
+			t.Errorf("slots %v are held after the end", got)
+		}
+		if open, most, total := g.counts(); open != 0 || most != 1 || total != 1 {
+			t.Errorf("the machine counts %d open, %d at most, %d in all", open, most, total)
+		}
+	})
+}
+
+func TestMeshHalfCloseBothWays(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newMesh(t, 2)
+		m.phase[10] = proxy.PhaseServing
+		l, err := m.net.Listen(t.Context(), netip.AddrPortFrom(machineAddr(10), 8080))
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { l.Close() })
+		m.set(2, 3)
+		for _, first := range []string{"client", "machine"} {
+			c := m.nodes[0].connect()
+			b, err := l.Accept()
+			if err != nil {
+				t.Fatal(err)
+			}
+			x, y := c, b
+			if first == "machine" {
+				x, y = b, c
+			}
+			write(t, x, "ask")
+			x.(*memnet.Conn).CloseWrite()
+			if got, err := io.ReadAll(y); err != nil || string(got) != "ask" {
+				t.Fatalf("%s first: read %q, %v", first, got, err)
+			}
+			if got := m.nodes[1].slots()[machineID(10)]; got != 1 {
+				t.Errorf("%s first: %d slots while one side is open, want 1", first, got)
+			}
+			write(t, y, "answer")
+			y.Close()
+			if got, err := io.ReadAll(x); err != nil || string(got) != "answer" {
+				t.Fatalf("%s first: read %q, %v", first, got, err)
+			}
+			x.Close()
+			if got := m.nodes[1].slots(); len(got) != 0 {
+				t.Errorf("%s first: slots %v are held after the end", first, got)
+			}
+		}
+	})
+}
+
+func write(t *testing.T, c net.Conn, s string) {
+	t.Helper()
+	if _, err := io.WriteString(c, s); err != nil {
+		t.Errorf("write: %v", err)
+	}
+}
+
+func TestMeshNearestFirstThenTheOther(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newMesh(t, 3)
+		for _, k := range []int{10, 20} {
+			m.boot(k)
+		}
+		m.set(1, 1)
+		edge := m.nodes[0]
+		edge.p.SetRTT(nodeID(1), 100*time.Millisecond)
+		edge.p.SetRTT(nodeID(2), 20*time.Millisecond)
+		m.mustEcho(edge.connect())
+		if got := m.nodes[2].slots()[machineID(20)]; got != 1 {
+			t.Error("the first connection did not go to the nearest machine")
+		}
+		m.mustEcho(edge.connect())
+		if got := m.nodes[1].slots()[machineID(10)]; got != 1 {
+			t.Error("the second connection did not go to the other machine")
+		}
+	})
+}
+
+// TestMeshBusyGoesOn has an edge which believes that a machine is empty.
+func TestMeshBusyGoesOn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newMesh(t, 3)
+		for _, k := range []int{10, 20} {
+			m.boot(k)
+		}
+		m.set(2, 2)
+		for range 2 {
+			m.mustEcho(m.nodes[1].connect()) // its own is nearest
+		}
+		edge := m.nodes[0]
+		edge.p.SetRTT(nodeID(1), 10*time.Millisecond)
+		edge.p.SetRTT(nodeID(2), 40*time.Millisecond)
+		c := edge.connect()
+		m.mustEcho(c)
+		if got := m.nodes[2].slots()[machineID(20)]; got != 1 {
+			t.Error("the connection did not go on to the other host")
+		}
+	})
+}
+
+func TestMeshWaitsAtTheHostInOrder(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newMesh(t, 3)
+		g := m.boot(10)
+		m.set(1, 1)
+		first := m.nodes[1].connect()
+		m.mustEcho(first)
+		edge := m.nodes[0]
+		var cs []net.Conn
+		for range 3 {
+			cs = append(cs, edge.connect())
+			time.Sleep(10 * time.Millisecond)
+		}
+		other := m.nodes[2].connect()
+		time.Sleep(time.Second)
+		if l := edge.lastLoad(); l.Waiting["r0"] != 3 {
+			t.Errorf("the edge tells %+v, want 3 that wait", l)
+		}
+		if l := m.nodes[1].lastLoad(); len(l.Waiting) != 0 {
+			t.Errorf("the host tells %+v, want none that waits", l)
+		}
+		last := first
+		for i, c := range append(cs, other) {
+			last.Close()
+			time.Sleep(100 * time.Millisecond)
+			if err := c.SetDeadline(time.Now().Add(time.Second)); err != nil {
+				t.Fatal(err)
+			}
+			if err := echoes(c); err != nil {
+				t.Fatalf("waiter %d: %v", i, err)
+			}
+			last = c
+		}
+		if rec := edge.newest(); rec.Rule != "waited" && rec.Rule != "under_soft_limit" {
+			t.Errorf("the rule is %s", rec.Rule)
+		}
+		if _, most, _ := g.counts(); most != 1 {
+			t.Errorf("the machine had %d connections at once, hard limit 1", most)
+		}
+	})
+}
+
+func TestMeshCancelledWaitReachesNoMachine(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newMesh(t, 2)
+		g := m.boot(10)
+		m.set(1, 1)
+		first := m.nodes[1].connect()
+		m.mustEcho(first)
+		c := m.nodes[0].connect()
+		write(t, c, "never")
+		time.Sleep(time.Second)
+		if pic, err := m.nodes[1].p.Picture(t.Context(), meshApp); err != nil || pic.Waiting != 1 {
+			t.Fatalf("picture %+v, %v; want one that waits", pic, err)
+		}
+		c.(*memnet.Conn).SetLinger(0)
+		c.Close()
+		time.Sleep(time.Second)
+		if pic, err := m.nodes[1].p.Picture(t.Context(), meshApp); err != nil || pic.Waiting != 0 {
+			t.Fatalf("picture %+v, %v; want none that waits", pic, err)
+		}
+		first.Close()
+		time.Sleep(time.Second)
+		if _, _, total := g.counts(); total != 1 {
+			t.Errorf("the machine had %d connections, want 1", total)
+		}
+	})
+}
+
+func TestMeshWakesAtTheHost(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newMesh(t, 3)
+		m.phase[10], m.phase[20], m.phase[21] = proxy.PhaseStopped, proxy.PhaseSuspended, proxy.PhaseStopped
+		m.set(2, 2)
+		edge := m.nodes[0]
+		edge.p.SetRTT(nodeID(1), 20*time.Millisecond)
+		edge.p.SetRTT(nodeID(2), 20*time.Millisecond)
+		c := edge.connect()
+		write(t, c, "x")
+		if got := m.nodes[2].takeWakes(); len(got) != 1 || got[0] != machineID(20) {
+			t.Fatalf("node 2 was asked to wake %v, want its suspended machine", got)
+		}
+		if got := append(m.nodes[1].takeWakes(), edge.takeWakes()...); len(got) != 0 {
+			t.Fatalf("others were asked to wake %v", got)
+		}
+		m.boot(20)
+		m.set(2, 2)
+		var b [1]byte
+		c.SetDeadline(time.Now().Add(5 * time.Second))
+		if _, err := io.ReadFull(c, b[:]); err != nil {
+			t.Fatalf("the connection that woke it: %v", err)
+		}
+	})
+}
+
+func TestMeshHostThatDoesNotAnswerIsLeftOut(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newMesh(t, 3)
+		for _, k := range []int{10, 20} {
+			m.boot(k)
+		}
+		dead := true
+		m.dialFrom = func(ctx context.Context, from netip.Addr, to netip.AddrPort) (net.Conn, error) {
+			if dead && to.Addr() == volant.MeshAddr(nodeID(1)) {
+				<-ctx.Done() // a cable that is cut
+				return nil, ctx.Err()
+			}
+			return m.net.DialFrom(ctx, from, to)
+		}
+		m.set(20, 25)
+		edge := m.nodes[0]
+		edge.p.SetRTT(nodeID(1), time.Millisecond)
+		edge.p.SetRTT(nodeID(2), 20*time.Millisecond)
+		began := time.Now()
+		m.mustEcho(edge.connect())
+		if took := time.Since(began); took > 1500*time.Millisecond {
+			t.Errorf("the first connection took %s", took)
+		}
+		began = time.Now()
+		m.mustEcho(edge.connect())
+		if took := time.Since(began); took > 10*time.Millisecond {
+			t.Errorf("the next connection took %s", took)
+		}
+		if got := m.nodes[2].slots()[machineID(20)]; got != 2 {
+			t.Errorf("the other host holds %d slots, want 2", got)
+		}
+		time.Sleep(10 * time.Second)
+		dead = false
+		time.Sleep(30 * time.Second)
+		m.mustEcho(edge.connect())
+		if got := m.nodes[1].slots()[machineID(10)]; got != 1 {
+			t.Error("the host was not taken in again when it answered")
+		}
+	})
+}
+
+func TestMeshLostEdgeFreesItsSlots(t *testing.T) {
+	for _, how := range []string{"silent", "newer epoch"} {
+		t.Run(how, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				m := newMesh(t, 3)
+				g := m.boot(10)
+				m.set(20, 25)
+				for range 20 {
+					m.mustEcho(m.nodes[0].connect())
+				}
+				mine := m.nodes[2].connect()
+				m.mustEcho(mine)
+				host := m.nodes[1]
+				if how == "silent" {
+					host.p.LosePeer(nodeID(0))
+				} else {
+					host.p.PeerEpoch(nodeID(0), 2)
+				}
+				if got := host.slots()[machineID(10)]; got != 1 {
+					t.Errorf("%d slots are held, want that of the other edge", got)
+				}
+				if open, _, _ := g.counts(); open != 1 {
+					t.Errorf("the machine has %d connections open, want 1", open)
+				}
+				m.mustEcho(mine)
+			})
+		})
+	}
+}
+
+func TestMeshEdgeAfterABootIsServed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newMesh(t, 2)
+		m.boot(10)
+		m.set(20, 25)
+		edge, host := m.nodes[0], m.nodes[1]
+		m.mustEcho(edge.connect())
+		edge.stop()
+		edge.start()
+		m.epoch++
+		m.set(20, 25)
+		m.mustEcho(edge.connect()) // its numbers begin again, in another epoch
+		host.stop()
+		host.start()
+		m.epoch++
+		m.set(20, 25)
+		m.mustEcho(edge.connect()) // it learns of the host's new epoch by the answer
+		if got := host.slots()[machineID(10)]; got != 1 {
+			t.Errorf("the host holds %d slots, want 1", got)
+		}
+	})
+}
+
+func TestMeshStrangersAreClosed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newMesh(t, 2)
+		m.boot(10)
+		m.set(20, 25)
+		at := netip.AddrPortFrom(volant.MeshAddr(nodeID(1)), volant.BackhaulPort)
+		c, err := m.net.DialFrom(t.Context(), netip.MustParseAddr("fd76:6f6c:616e:99::1"), at)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		if _, err := c.Read(make([]byte, 1)); err == nil || errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("a stranger's connection ended with %v, want a reset", err)
+		}
+		quiet, err := m.net.DialFrom(t.Context(), volant.MeshAddr(nodeID(0)), at)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer quiet.Close()
+		began := time.Now()
+		if _, err := quiet.Read(make([]byte, 1)); err == nil {
+			t.Error("a node that asks for nothing was answered")
+		}
+		if took := time.Since(began); took != 5*time.Second {
+			t.Errorf("a node that asks for nothing was kept for %s, want 5s", took)
+		}
+	})
+}
