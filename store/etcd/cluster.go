@@ -300,19 +300,27 @@ func (a admin) ReplaceMember(ctx context.Context, node volant.NodeID, at Addrs) 
 	return a.AddMember(ctx, node, at)
 }
 
-// find returns the member of a node, also one that never started and stands at the node's mesh address.
+// find returns the member of a node, and all.
 func (a admin) find(ctx context.Context, node volant.NodeID) (*etcdserverpb.Member, []*etcdserverpb.Member, error) {
 	list, err := a.list(ctx)
 	if err != nil {
 		return nil, nil, err
 	}
+	if m := memberOf(list, node); m != nil {
+		return m, list, nil
+	}
+	return nil, nil, volant.Errorf(volant.ErrNotFound, "node %s has no member of the store", node)
+}
+
+// memberOf is the member of a node, also one that never started and stands at the node's mesh address, or nil.
+func memberOf(list []*etcdserverpb.Member, node volant.NodeID) *etcdserverpb.Member {
 	mesh := MeshAddrs(volant.MeshAddr(node)).peerURL()
 	for _, m := range list {
 		if m.Name == string(node) || m.Name == "" && slices.Contains(m.PeerURLs, mesh) {
-			return m, list, nil
+			return m
 		}
 	}
-	return nil, nil, volant.Errorf(volant.ErrNotFound, "node %s has no member of the store", node)
+	return nil
 }
 
 // change changes the members. While those there are have not been connected for long enough, it tries again.

@@ -76,13 +76,8 @@ func listen(ctx context.Context, at netip.AddrPort) (net.Listener, error) {
 
 // serve lets others in.
 func (d *doors) serve(m *member, lg *zap.Logger, to *slog.Logger) {
-	handler := etcdhttp.NewPeerHandler(lg, m.srv)
 	d.peers = &http.Server{
-		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			var err error
-			defer m.recover(&err)
-			handler.ServeHTTP(w, r)
-		}),
+		Handler:           etcdhttp.NewPeerHandler(lg, m.srv), // panics to end a connection; net/http sees to it
 		ReadHeaderTimeout: 5 * time.Second,
 		MaxHeaderBytes:    64 << 10,
 		ErrorLog:          log.New(discard{}, "", 0),

@@ -62,6 +62,8 @@ type Store struct {
 	low    atomic.Bool // the disk is nearly full
 	voters atomic.Int64
 
+	opening sync.Mutex // held while the directory is opened
+
 	mu      sync.Mutex // guards the fields below
 	member  *member
 	waiting *member // runs and does not serve yet: a majority of the members is missing
@@ -128,6 +130,11 @@ func (s *Store) Start(ctx context.Context) error {
 var errWaiting = errors.New("")
 
 func (s *Store) open(ctx context.Context) error {
+	s.opening.Lock()
+	defer s.opening.Unlock()
+	if m, err := s.running(); err == nil && m.err() == nil || s.pending() != nil {
+		return err // somebody else was faster
+	}
 	_, err := os.Stat(filepath.Join(s.cfg.Dir, "member", "snap", "db"))
 	if errors.Is(err, os.ErrNotExist) && s.cfg.Join == nil && !s.floor().IsZero() {
 		return behind("the intent in "+s.cfg.Dir, "is empty", s.floor())
@@ -177,7 +184,10 @@ func (s *Store) settle(ctx context.Context, m *member) error {
 	if err != nil && !again {
 		return m.undo(ctx, s.cfg.Dir, err)
 	}
-	s.lookAtDisk()
+	if err == nil {
+		s.noteEpoch(id)
+		s.lookAtDisk()
+	}
 	return err
 }
 
@@ -358,7 +368,36 @@ func (s *memberSession) changed() error {
 }
 
 func (s *memberSession) became(id identity, rev store.Revision) {
+	s.store.noteEpoch(id)
 	s.store.mu.Lock()
 	defer s.store.mu.Unlock()
 	s.store.id, s.store.seen = id, rev
+}
+
+// epochFile says in the directory which cluster epoch it is of, for who has not opened it.
+const epochFile = "epoch"
+
+func (s *Store) noteEpoch(id identity) {
+	if err := os.WriteFile(filepath.Join(s.cfg.Dir, epochFile), []byte(id.mark), 0o600); err != nil {
+		s.cfg.Log.Warn("store's epoch not noted", "err", err)
+	}
+}
+
+// epochOf reads what noteEpoch wrote; 0 if there is nothing.
+func epochOf(dir string) uint64 {
+	b, err := os.ReadFile(filepath.Join(dir, epochFile))
+	if err != nil {
+		return 0
+	}
+	epoch, err := parseMark(string(b))
+	if err != nil {
+		return 0
+	}
+	return epoch
+}
+
+// leads says whether this member leads the others now.
+func (s *Store) leads() bool {
+	m, err := s.running()
+	return err == nil && m.err() == nil && m.srv.Leader() == m.srv.MemberID()
 }

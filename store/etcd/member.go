@@ -61,7 +61,11 @@ func start(ctx context.Context, cfg Config, low func() error) (m *member, err er
 	if err := prepare(cfg.Dir); err != nil {
 		return nil, damaged(cfg.Dir, err)
 	}
-	m = &member{broken: make(chan struct{}), closing: make(chan struct{}), joins: cfg.Join != nil}
+	joins, err := joined(cfg)
+	if err != nil {
+		return nil, damaged(cfg.Dir, err)
+	}
+	m = &member{broken: make(chan struct{}), closing: make(chan struct{}), joins: joins}
 	if !cfg.Listen.IsZero() {
 		if m.doors, err = openDoors(ctx, cfg, low); err != nil {
 			return nil, volant.Errorf(volant.ErrUnavailable, "the store cannot listen in the mesh: %v", err).
@@ -92,6 +96,19 @@ func start(ctx context.Context, cfg Config, low func() error) (m *member, err er
 		return nil, m.undo(ctx, cfg.Dir, err)
 	}
 	return m, nil
+}
+
+// joinedMark stands in the directory of a member that began as one of several: until it has read its log, it does not
+// know of the others.
+const joinedMark = "joined-member"
+
+// joined says whether the member began, or begins now, as one of several.
+func joined(cfg Config) (bool, error) {
+	mark := filepath.Join(cfg.Dir, joinedMark)
+	if _, err := os.Stat(mark); err == nil || cfg.Join == nil {
+		return err == nil, nil
+	}
+	return true, os.WriteFile(mark, nil, 0o600)
 }
 
 // joinTime is what a start may take longer for asking the other members first.
@@ -243,7 +260,9 @@ func (m *member) attend(cfg Config) {
 	case <-m.closing:
 		return
 	case <-m.broken: // the cause is known already
-		return
+		if !m.srv.IsIDRemoved(uint64(m.srv.MemberID())) {
+			return
+		}
 	default:
 	}
 	if err := os.WriteFile(filepath.Join(cfg.Dir, removedMark), nil, 0o600); err != nil {
