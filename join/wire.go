@@ -39,16 +39,17 @@ type Request struct {
 
 // Answer is what it is told.
 type Answer struct {
-	Nodes    []volant.Node `json:"nodes"`    // all that live, the new one too
-	Secrets  []byte        `json:"secrets"`  // key of package secret
-	CACert   []byte        `json:"ca_cert"`  // development CA, PEM
-	CAKey    []byte        `json:"ca_key"`   // PEM
-	Stores   []string      `json:"stores"`   // URLs of the intent's etcd
-	Domain   string        `json:"domain"`   // of apps' names
-	Pool4    netip.Prefix  `json:"pool4"`    // addresses of apps
-	Pool6    netip.Prefix  `json:"pool6"`    //
-	Shared4  netip.Addr    `json:"shared4"`  //
-	External bool          `json:"external"` // Stores is not of control nodes
+	Nodes       []volant.Node `json:"nodes"`                  // all that live, the new one too
+	Secrets     []byte        `json:"secrets"`                // key of package secret
+	CACert      []byte        `json:"ca_cert"`                // development CA, PEM
+	CAKey       []byte        `json:"ca_key"`                 // PEM
+	Stores      []string      `json:"stores"`                 // URLs of the intent's etcd
+	Domain      string        `json:"domain"`                 // of apps' names
+	Pool4       netip.Prefix  `json:"pool4"`                  // addresses of apps
+	Pool6       netip.Prefix  `json:"pool6"`                  //
+	Shared4     netip.Addr    `json:"shared4"`                //
+	External    bool          `json:"external"`               // Stores is not of control nodes
+	StorePrefix string        `json:"store_prefix,omitempty"` // of all keys in an external etcd
 }
 
 // DecodeRequest reads a request off the wire and checks all of it that can be checked without knowing the cluster.

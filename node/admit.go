@@ -274,7 +274,7 @@ func sameToken(t *volant.Token) store.Change {
 func (a *admitter) answer(ctx context.Context) (join.Answer, error) {
 	p := a.p
 	out := join.Answer{
-		Secrets: p.Secrets.Key(), Domain: p.names.domain, Stores: slices.Clone(p.Stores), External: len(p.Stores) > 0,
+		Secrets: p.Secrets.Key(), Domain: p.names.domain, Stores: slices.Clone(p.Stores), External: len(p.Stores) > 0, StorePrefix: p.StorePrefix,
 		Pool4: p.Pools.Pool4, Pool6: p.Pools.Pool6, Shared4: p.Pools.Shared4,
 	}
 	nodes, _, err := store.All[volant.Node](ctx, p.Store, string(volant.KindNode)+"/")

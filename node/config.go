@@ -27,6 +27,7 @@ type Config struct {
 	Edge  EdgeConfig  `toml:"edge"`
 	Host  HostConfig  `toml:"host"`
 	Image ImageConfig `toml:"image"`
+	Store StoreConfig `toml:"store"`
 
 	Log     *slog.Logger `toml:"-"` // nil discards
 	Version string       `toml:"-"`
@@ -134,6 +135,9 @@ func (c *Config) check() error {
 		if _, _, err := hostPort(c.Mesh.Endpoint); err != nil {
 			return volant.Invalidf("mesh.endpoint: %v", err)
 		}
+	}
+	if err := c.Store.check(); err != nil {
+		return err
 	}
 	switch {
 	case !c.Region.Valid():

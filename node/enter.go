@@ -43,8 +43,10 @@ type membership struct {
 	Shared4  netip.Addr     `json:"shared4"`
 	Stores   []string       `json:"stores"`
 	External bool           `json:"external,omitempty"`
-	Nodes    []volant.Node  `json:"nodes"`             // all there were
-	Removed  bool           `json:"removed,omitempty"` // the cluster threw it out
+	// StorePrefix is of the keys in an external etcd.
+	StorePrefix string        `json:"store_prefix,omitempty"`
+	Nodes       []volant.Node `json:"nodes"`             // all there were
+	Removed     bool          `json:"removed,omitempty"` // the cluster threw it out
 }
 
 // errRemoved says that this server is of no cluster any more.
@@ -179,7 +181,7 @@ func (s *server) join(ctx context.Context) (*membership, error) {
 	}
 	m := &membership{
 		Server: at, Cluster: hex.EncodeToString(token.Cluster[:]), Domain: a.Domain, Pool4: a.Pool4, Pool6: a.Pool6, Shared4: a.Shared4,
-		Stores: a.Stores, External: a.External, Nodes: a.Nodes,
+		Stores: a.Stores, External: a.External, StorePrefix: a.StorePrefix, Nodes: a.Nodes,
 	}
 	for i := range a.Nodes {
 		if n := &a.Nodes[i]; volant.NodeID(n.ID) == s.dir.Node() {

@@ -40,6 +40,7 @@ func (s *server) parts(ctx context.Context) (Parts, func() error, error) {
 		return p, closeAll, err
 	}
 	p.Joined, p.Pools = s.member != nil, s.cfg.Edge
+	p.Stores, p.StorePrefix = s.cfg.Store.Endpoints, s.cfg.Store.Prefix
 	if p.Token, err = s.rootToken(); err != nil {
 		return p, closeAll, err
 	}

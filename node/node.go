@@ -85,7 +85,7 @@ func (s *server) open(ctx context.Context, given Config) (closeAll func(), err e
 		return closeAll, err
 	}
 	closers = append(closers, s.why.Close)
-	if s.intent, err = openIntent(ctx, s.dir, s.cfg.Log); err != nil {
+	if s.intent, err = openIntent(ctx, s.dir, s.intentConfig()); err != nil {
 		return closeAll, err
 	}
 	closers = append(closers, s.intent.close)

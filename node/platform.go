@@ -72,11 +72,12 @@ type Parts struct {
 	PeerListen func(ctx context.Context, at netip.AddrPort) (net.Listener, error)
 	PeerDial   func(ctx context.Context, network, addr string) (net.Conn, error)
 	// JoinListen listens for servers that join, which reach it at Endpoint; nil: none can.
-	JoinListen func(ctx context.Context) (net.Listener, error)
-	Endpoint   netip.AddrPort
-	Stores     []string     // URLs of the intent's etcd where that is not of control nodes
-	Pools      EdgeConfig   // that Addresses gives out of
-	Log        *slog.Logger // nil discards
+	JoinListen  func(ctx context.Context) (net.Listener, error)
+	Endpoint    netip.AddrPort
+	Stores      []string     // URLs of the intent's etcd where that is not of control nodes
+	StorePrefix string       // of all keys there
+	Pools       EdgeConfig   // that Addresses gives out of
+	Log         *slog.Logger // nil discards
 }
 
 // Reasons keeps the reasons of decisions.

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/volant-edge/volant"
@@ -36,6 +37,12 @@ func LoadAny[T any, P record[T]](ctx context.Context, r Reader, key string) (*T,
 // All returns the records whose keys begin with prefix, tombstones left out. Records which cannot be
 // read do not hinder the others; the error tells of them.
 func All[T any, P record[T]](ctx context.Context, r Reader, prefix string) ([]*T, Revision, error) {
+	recs, rev, err := AllWithTombstones[T, P](ctx, r, prefix)
+	return slices.DeleteFunc(recs, func(rec *T) bool { return P(rec).Head().Tombstone }), rev, err
+}
+
+// AllWithTombstones is All with tombstones.
+func AllWithTombstones[T any, P record[T]](ctx context.Context, r Reader, prefix string) ([]*T, Revision, error) {
 	entries, rev, err := r.List(ctx, prefix)
 	if err != nil {
 		return nil, Revision{}, err
@@ -44,12 +51,11 @@ func All[T any, P record[T]](ctx context.Context, r Reader, prefix string) ([]*T
 	var errs []error
 	for _, e := range entries {
 		rec, err := Decode[T, P](e.Key, e.Value)
-		switch {
-		case err != nil:
+		if err != nil {
 			errs = append(errs, err)
-		case !P(rec).Head().Tombstone:
-			recs = append(recs, rec)
+			continue
 		}
+		recs = append(recs, rec)
 	}
 	return recs, rev, errors.Join(errs...)
 }
