@@ -133,6 +133,8 @@ type Deps struct {
 	// Resolve asks the name server; net.DefaultResolver's if nil.
 	Resolve func(ctx context.Context, network, host string) ([]netip.Addr, error)
 	Nodes   func() []api.Node // the servers as their operator sees them
+	// HostStatus is how the host of a node is, in the words of a machine's host_status; nil: ok.
+	HostStatus func(volant.NodeID) string
 	// Joining says by which key servers that join know this cluster, and where they ask; nil: none can join.
 	Joining func() (cluster join.Fingerprint, at []string, err error)
 	// Measure measures apps, and with own the node itself.

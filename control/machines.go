@@ -40,7 +40,7 @@ func (s *Server) machineView(snap *catalog.Snapshot, m *volant.Machine, slots ma
 		ID: m.ID, Name: m.Name, State: string(machineState(m, have)), Region: string(m.Region),
 		InstanceID: m.Version, Version: m.Version, CreatedAt: m.Created, UpdatedAt: m.Updated,
 		ImageRef: imageRef(m.Config.Image, m.Image),
-		Config:   m.Config, Events: []api.MachineEvent{}, Checks: have.Checks, HostStatus: "ok", Cordoned: m.Cordoned,
+		Config:   m.Config, Events: []api.MachineEvent{}, Checks: have.Checks, HostStatus: s.hostStatus(m), Cordoned: m.Cordoned,
 		Node: string(m.Node), Run: string(m.Run), Release: m.Release, Draining: have.Draining, Managed: m.Managed(),
 		Slots: slots[id], Since: have.Since, Reason: have.Reason, Exit: have.Exit, Boots: have.Boots,
 	}
@@ -54,6 +54,23 @@ func (s *Server) machineView(snap *catalog.Snapshot, m *volant.Machine, slots ma
 		v.Checks = []volant.Check{}
 	}
 	return v
+}
+
+// The words for how the host of a machine is.
+const (
+	HostOK          = "ok"
+	HostUnknown     = "unknown"     // nothing was heard of it yet
+	HostUnreachable = "unreachable" // it is not heard: the machine's state is its last word
+)
+
+func (s *Server) hostStatus(m *volant.Machine) string {
+	switch {
+	case gone(m) || s.HostStatus == nil:
+		return HostOK
+	case !m.Lost.IsZero():
+		return HostUnreachable
+	}
+	return s.HostStatus(m.Node)
 }
 
 // machineState is the host's word, and for a machine it has not spoken of, what the wish implies. One that is

@@ -111,7 +111,7 @@ func (p *Platform) reapApp(ctx context.Context, snap *catalog.Snapshot, id volan
 				return nil
 			})
 		case m.Run == volant.RunDestroyed && known && have.State == volant.StateDestroyed:
-			err = p.bury(ctx, m)
+			err = p.bury(ctx, m, false)
 		}
 		if err != nil && !errors.Is(err, volant.ErrNotFound) {
 			p.Log.Debug("end of machine not written yet", "machine", m.ID, "err", err)
@@ -125,11 +125,14 @@ func (p *Platform) reapApp(ctx context.Context, snap *catalog.Snapshot, id volan
 const lastWords = 10
 
 // bury makes a destroyed machine's record a tombstone, with the end of its history. Its lease and its earlier configs go.
-func (p *Platform) bury(ctx context.Context, m *volant.Machine) error {
+// One whose host is gone with its node is destroyed by that.
+func (p *Platform) bury(ctx context.Context, m *volant.Machine, gone bool) error {
 	last := p.host.Events(volant.MachineID(m.ID), lastWords)
 	slices.Reverse(last)
 	changes := []store.Change{store.Edit(m.Key(), func(m *volant.Machine) error {
-		m.Tombstone, m.Last = true, last
+		if m.Tombstone, m.Last = true, last; gone {
+			m.Run = volant.RunDestroyed
+		}
 		return nil
 	})}
 	changes = append(changes,

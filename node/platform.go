@@ -146,6 +146,7 @@ func NewPlatform(parts Parts) (*Platform, error) {
 	}
 	(&answers{localHost{p.host}, p.mayCall}).serve(p.peers)
 	p.serveReasons()
+	p.serveHears()
 	p.scaler = scale.New(p.fleet, scale.Config{Why: p.Reasons, Log: p.Log})
 	p.deploys = deploy.New(&deployFleet{p.fleet}, deploy.Config{Why: p.Reasons, Log: p.Log})
 	p.keeper = schedule.New(&scheduleFleet{p.fleet}, schedule.Config{Why: p.Reasons, Log: p.Log})
@@ -161,7 +162,7 @@ func NewPlatform(parts Parts) (*Platform, error) {
 		Registry: reg,
 		Store:    p.Store, Catalog: p.cat, Machines: machines{p.fleet}, Images: p.Uploads,
 		Reasons: p.reasons(), Traffic: flows{&p.traffic, p.known, p.cat}, Addresses: p.Addresses, Secrets: p.Secrets, Resolve: p.Resolve, Answers: p.Answers,
-		Nodes: p.nodes, Measure: p.Measure, Region: p.Region, CA: caOf(p.CA), Domain: p.names.domain, Forward: p.forward, Log: p.Log,
+		Nodes: p.nodes, HostStatus: p.hostStatus, Measure: p.Measure, Region: p.Region, CA: caOf(p.CA), Domain: p.names.domain, Forward: p.forward, Log: p.Log,
 	}
 	if p.JoinListen != nil {
 		deps.Joining = p.joining
@@ -193,6 +194,12 @@ func (p *Platform) Run(ctx context.Context) error {
 		g.Go(func() error { return named("joins", p.letIn(ctx)) })
 		g.Go(func() error { return named("publish", p.publish(ctx)) })
 		g.Go(func() error { return named("terms", p.terms.Run(ctx)) })
+		if p.Mesh.IsValid() {
+			g.Go(func() error { return named("lease", p.live(ctx)) })
+			j := newJanitor(p)
+			g.Go(func() error { return named("leases", j.watch(ctx)) })
+			g.Go(func() error { return named("janitor", j.run(ctx)) })
+		}
 		g.Go(func() error { return named("scale", p.holder.Run(ctx)) })
 		return named("reap", p.reap(ctx))
 	})

@@ -9,6 +9,7 @@ import (
 
 	volant "github.com/volant-edge/volant"
 	"github.com/volant-edge/volant/catalog"
+	"github.com/volant-edge/volant/control"
 	"github.com/volant-edge/volant/internal/perapp"
 	"github.com/volant-edge/volant/proxy"
 	"github.com/volant-edge/volant/scale"
@@ -306,15 +307,25 @@ func (p *Platform) publishHave(h volant.Have) {
 
 // room is what this node tells of its host and of the way to other regions.
 func (p *Platform) room() room {
-	n, ok := p.cat.Snapshot().Node(p.Node)
 	r := room{RTT: p.regionRTTs()}
-	if ok && !n.Has(volant.RoleHost) {
+	if !p.has(volant.RoleHost) {
 		return r
 	}
 	h := p.host.Room()
 	r.Host, r.MemoryMB, r.OverheadMB, r.Shared, r.Cores, r.Isolates = true, h.FreeMB, h.OverheadMB, h.SharedFree, h.FreeCores, h.Isolates
 	r.Orgs = h.Orgs[:min(len(h.Orgs), 2)] // two refuse everybody
 	return r
+}
+
+// hostStatus is control's.
+func (p *Platform) hostStatus(node volant.NodeID) string {
+	switch {
+	case p.known.heard(node):
+		return control.HostOK
+	case p.known.silent(node):
+		return control.HostUnreachable
+	}
+	return control.HostUnknown
 }
 
 // mayCall says whether a node may ask this one's host: those that act for apps and serve the API.

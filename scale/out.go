@@ -15,19 +15,11 @@ type reason struct {
 	demand     bool // connections ask for it; else min does
 }
 
-// out adds capacity: what connections ask for and what min keeps, a machine at a time.
+// out adds capacity: what min keeps in regions, what connections ask for and what min keeps at all, a machine at a
+// time.
 func (p *planner) out() {
 	for _, r := range p.order {
 		p.unmet = append(p.unmet, unmet{r, p.regions[r].Waiting, p.regions[r].Entering})
-	}
-	for p.short() {
-		if !p.placeNear(p.busiest(), p.why()) {
-			break
-		}
-	}
-	load, top := p.load(), max(p.scale.Max, p.scale.Least())
-	if need := ceilDiv(load, p.o.Soft); need > top && p.capacity("") >= top {
-		p.hold("max", "%d connections want %d machines of %d each, and max is %d", load, need, p.o.Soft, top)
 	}
 	for _, q := range p.order {
 		for p.capacity(q)+p.unheard(q) < p.scale.RegionMin[q] {
@@ -38,6 +30,15 @@ func (p *planner) out() {
 				break
 			}
 		}
+	}
+	for p.short() {
+		if !p.placeNear(p.busiest(), p.why()) {
+			break
+		}
+	}
+	load, top := p.load(), max(p.scale.Max, p.scale.Least())
+	if need := ceilDiv(load, p.o.Soft); need > top && p.capacity("") >= top {
+		p.hold("max", "%d connections want %d machines of %d each, and max is %d", load, need, p.o.Soft, top)
 	}
 	p.spilled()
 }

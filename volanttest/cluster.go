@@ -7,6 +7,7 @@ import (
 	"maps"
 	"net"
 	"net/netip"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -393,4 +394,35 @@ func (s *cutStore) Revoke(ctx context.Context, id store.LeaseID) error {
 		return err
 	}
 	return s.Store.Revoke(ctx, id)
+}
+
+// Node is the node with an ID; nil: there is none.
+func (c *Cluster) Node(id volant.NodeID) *Platform {
+	for _, p := range c.Nodes {
+		if p.ID == id {
+			return p
+		}
+	}
+	return nil
+}
+
+// Up says whether a node was not killed.
+func (c *Cluster) Up(p *Platform) bool { return !p.spot.down }
+
+// Holder is the node that acts for an app, by the store.
+func (c *Cluster) Holder(app string) volant.NodeID {
+	c.t.Helper()
+	for _, p := range c.Nodes {
+		a, ok := p.Node.Catalog().Snapshot().AppByName(app)
+		if !ok || p.spot.down {
+			continue
+		}
+		e, err := c.Store.Get(context.Background(), store.TermPrefix+"app/"+string(a.App))
+		if err != nil {
+			return ""
+		}
+		id, _, _ := strings.Cut(string(e.Value), " ")
+		return volant.NodeID(id)
+	}
+	return ""
 }
