@@ -11,8 +11,8 @@ type Node struct {
 	State    string   `json:"state"`    // ok, silent (it does not answer the node that was asked), unknown
 	Draining bool     `json:"draining"` // its machines go elsewhere, and no new ones come
 	Self     bool     `json:"self"`     // it answers this request
-	// Control says what it is to the intent's store: empty (nothing), member, learner (it catches up), joining
-	// (it is to become one), leaving.
+	// Control says what it is to the intent's store: empty (nothing, or not known), member, down (a member that does
+	// not answer), learner (it catches up), joining (it is to become one), leaving.
 	Control string `json:"control"`
 	Mesh    string `json:"mesh_address"`     // its address in the mesh
 	At      string `json:"endpoint"`         // where other servers reach it; empty: it has no mesh

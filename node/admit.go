@@ -1,6 +1,7 @@
 package node
 
 import (
+	"cmp"
 	"context"
 	"crypto/ed25519"
 	"crypto/subtle"
@@ -9,6 +10,7 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -323,6 +325,18 @@ func (a *admitter) record(r *join.Request, rule, text string) {
 		Time: time.Now(), Kind: why.Change, Org: control.AnyOrg, Rule: rule, Text: text,
 		Attrs: map[string]string{"actor": "join", "node": string(r.Node)},
 	})
+}
+
+// joinParts has a server that is not alone let others in, while it is a control node.
+func (s *server) joinParts(ctx context.Context, p *Parts) (err error) {
+	if s.cfg.Mesh.Endpoint == "" {
+		return nil
+	}
+	if p.Endpoint, err = s.cfg.Mesh.endpoint(ctx); err != nil {
+		return err
+	}
+	p.JoinListen = listenTCP(cmp.Or(s.cfg.Mesh.JoinListen, ":"+strconv.Itoa(int(p.Endpoint.Port()))))
+	return nil
 }
 
 // listenTCP listens for servers that join.

@@ -41,6 +41,13 @@ func (s *server) parts(ctx context.Context) (Parts, func() error, error) {
 	}
 	p.Joined, p.Pools = s.member != nil, s.cfg.Edge
 	p.Stores, p.StorePrefix = s.cfg.Store.Endpoints, s.cfg.Store.Prefix
+	p.StoreDown = s.intent.seat.Down
+	if len(p.Stores) == 0 && (s.member == nil || !s.member.External) {
+		p.Members = s.intent.seat.Members
+	}
+	if err := s.joinParts(ctx, &p); err != nil {
+		return p, closeAll, err
+	}
 	if p.Token, err = s.rootToken(); err != nil {
 		return p, closeAll, err
 	}

@@ -54,7 +54,11 @@ func Serve(ctx context.Context, cfg Config) error {
 	if err != nil {
 		return err
 	}
-	return s.run(ctx)
+	err = s.run(ctx)
+	if errors.Is(err, errNodeRemoved) {
+		return s.leave()
+	}
+	return err
 }
 
 // open opens and builds everything; the returned func closes what was opened, last first.

@@ -24,6 +24,7 @@ func (p *Platform) nodes() []api.Node {
 		case n.Tombstone:
 		case id == p.Node:
 			describe(&self, n)
+			self.Control = p.seatOf(n)
 		default:
 			out = append(out, p.other(snap, n))
 		}
@@ -50,6 +51,7 @@ func describe(v *api.Node, n *volant.Node) {
 func (p *Platform) other(snap *catalog.Snapshot, n *volant.Node) api.Node {
 	v := api.Node{State: control.NodeUnknown}
 	describe(&v, n)
+	v.Control = p.seatOf(n)
 	id := volant.NodeID(n.ID)
 	v.RTT = p.known.rtt(id).Nanoseconds()
 	if p.known.heard(id) {

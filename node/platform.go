@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -25,6 +26,7 @@ import (
 	"github.com/volant-edge/volant/schedule"
 	"github.com/volant-edge/volant/secret"
 	"github.com/volant-edge/volant/store"
+	"github.com/volant-edge/volant/store/etcd"
 	"github.com/volant-edge/volant/why"
 )
 
@@ -72,12 +74,16 @@ type Parts struct {
 	PeerListen func(ctx context.Context, at netip.AddrPort) (net.Listener, error)
 	PeerDial   func(ctx context.Context, network, addr string) (net.Conn, error)
 	// JoinListen listens for servers that join, which reach it at Endpoint; nil: none can.
-	JoinListen  func(ctx context.Context) (net.Listener, error)
-	Endpoint    netip.AddrPort
-	Stores      []string     // URLs of the intent's etcd where that is not of control nodes
-	StorePrefix string       // of all keys there
-	Pools       EdgeConfig   // that Addresses gives out of
-	Log         *slog.Logger // nil discards
+	JoinListen func(ctx context.Context) (net.Listener, error)
+	Endpoint   netip.AddrPort
+	// JoinDial connects to other nodes' JoinListen; the kernel's TCP if nil.
+	JoinDial    func(ctx context.Context, network, addr string) (net.Conn, error)
+	StoreDown   func() error                                     // why the store cannot be reached; nil: nobody knows
+	Members     func(ctx context.Context) ([]etcd.Member, error) // of the store; nil: it has none of its own
+	Stores      []string                                         // URLs of the intent's etcd where that is not of control nodes
+	StorePrefix string                                           // of all keys there
+	Pools       EdgeConfig                                       // that Addresses gives out of
+	Log         *slog.Logger                                     // nil discards
 }
 
 // Reasons keeps the reasons of decisions.
@@ -111,6 +117,9 @@ type Platform struct {
 	// forwards carries requests to the API on to control nodes.
 	forwards http.RoundTripper
 	ready    chan struct{}
+
+	members  atomic.Pointer[[]etcd.Member] // of the store, as they were seen last
+	expelled atomic.Bool                   // this node was removed: the proxy's table stays empty
 }
 
 // NewPlatform builds the rooms and joins them; nothing runs before Run.
@@ -192,6 +201,9 @@ func (p *Platform) Run(ctx context.Context) error {
 		g.Go(func() error { return named("facts", p.telling.run(ctx)) })
 		g.Go(func() error { return named("nodes", p.watchNodes(ctx)) })
 		g.Go(func() error { return named("joins", p.letIn(ctx)) })
+		g.Go(func() error { return named("members", p.watchMembers(ctx)) })
+		g.Go(func() error { return named("removed nodes", p.buryNodes(ctx)) })
+		g.Go(func() error { return p.removedSelf(ctx) })
 		g.Go(func() error { return named("publish", p.publish(ctx)) })
 		g.Go(func() error { return named("terms", p.terms.Run(ctx)) })
 		if p.Mesh.IsValid() {

@@ -129,7 +129,9 @@ func (u *publisher) tell(ctx context.Context, snap *catalog.Snapshot, changed ma
 			}
 		}
 	}
-	u.p.edge.set(t, snap.Rev)
+	if !u.p.expelled.Load() {
+		u.p.edge.set(t, snap.Rev)
+	}
 	if acts := u.p.isControl(); u.newApps || acts != u.acts { // only control nodes act for apps
 		var apps []volant.AppID
 		if acts {

@@ -234,6 +234,13 @@ func (p *Platform) Stop() {
 	}
 }
 
+// Ended is the error with which the server ended by itself.
+func (p *Platform) Ended() error {
+	err := <-p.done
+	p.done <- nil // for Stop
+	return err
+}
+
 // Close ends everything.
 func (p *Platform) Close() {
 	p.t.Helper()
