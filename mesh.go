@@ -49,6 +49,8 @@ type Mesh struct {
 	// NextKey is the key that the node is about to use; others take it when it is first used.
 	NextKey  string         `json:"next_key,omitempty"`
 	Endpoint netip.AddrPort `json:"endpoint,omitzero"` // where its WireGuard listens
+	// Renew is the operator's wish for a new key. The node takes it back when it has made one.
+	Renew bool `json:"renew,omitempty"`
 }
 
 // The roles of a node.

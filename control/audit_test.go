@@ -61,6 +61,7 @@ var changes = map[string]string{
 	"POST /v1/nodes/{node}/undrain":                        "-",
 	"POST /v1/nodes/{node}/promote":                        "-",
 	"POST /v1/nodes/{node}/demote":                         "-",
+	"POST /v1/nodes/{node}/rotate-key":                     "-",
 	"DELETE /v1/nodes/{node}":                              "-",
 	"PUT /v1/platform/regions/{region}":                    `{"name":"Home","latitude":1,"longitude":2}`,
 	"DELETE /v1/platform/regions/{region}":                 "-",

@@ -125,6 +125,22 @@ func (s *Server) undrainNode(w http.ResponseWriter, c *call) error {
 	})
 }
 
+// rotateNodeKey asks a server for a new mesh key. It makes one itself, and uses it once all others know it.
+func (s *Server) rotateNodeKey(w http.ResponseWriter, c *call) error {
+	n, err := s.node(c)
+	if err != nil {
+		return err
+	}
+	if n.Mesh.Key == "" {
+		return volant.Errorf(volant.ErrPrecondition, "node %s has no mesh key: it is alone", label(n)).
+			WithRemedy("set mesh.endpoint in its configuration, so that others can join")
+	}
+	return s.changeNode(w, c, n, "node_key_asked", "node "+label(n)+" is to have a new mesh key", func(n *volant.Node) error {
+		n.Mesh.Renew = true
+		return nil
+	})
+}
+
 // label is how messages name a server.
 func label(n *volant.Node) string { return n.Name + " (" + n.ID + ")" }
 

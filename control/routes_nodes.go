@@ -15,6 +15,7 @@ func (s *Server) nodeRoutes() []Route {
 		at("POST /v1/nodes/{node}/undrain", scopeAdmin, "node.drain", s.undrainNode, "Let machines come to a server again", nil, ok(api.Node{})),
 		at("POST /v1/nodes/{node}/promote", scopeAdmin, "node.promote", s.promoteNode, "Make a server a control node: a member of the intent's store", nil, ok(api.Node{})),
 		at("POST /v1/nodes/{node}/demote", scopeAdmin, "node.promote", s.demoteNode, "Make a server a control node no longer", nil, ok(api.Node{})),
+		at("POST /v1/nodes/{node}/rotate-key", scopeAdmin, "node.rotate_key", s.rotateNodeKey, "Give a server a new mesh key; no connection is dropped", nil, ok(api.Node{})),
 		at("DELETE /v1/nodes/{node}", scopeAdmin, "node.remove", s.removeNode, "Throw a server out for good: its key is refused everywhere", nil, ok(api.RemovedNode{}),
 			query("force", "boolean", "though it is alive and has machines, which are lost")),
 

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"time"
 
 	"github.com/volant-edge/volant"
 	"github.com/volant-edge/volant/datadir"
@@ -140,6 +141,15 @@ func (k *Keys) write(name string, p Private) error {
 		return err
 	}
 	return atomicfile.WriteChecked(k.dir+"/"+name, b, 0o600)
+}
+
+// Made is when the key in use was made.
+func (k *Keys) Made() (time.Time, error) {
+	fi, err := os.Stat(k.dir + "/" + keyFile)
+	if err != nil {
+		return time.Time{}, err
+	}
+	return fi.ModTime(), nil
 }
 
 // Renew makes the next key if there is none.

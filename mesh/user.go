@@ -12,6 +12,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 	"golang.zx2c4.com/wireguard/conn"
 	"golang.zx2c4.com/wireguard/device"
@@ -50,6 +51,11 @@ type pending struct {
 // openUser makes the interface, or takes it over from a process that is gone: it stays when its process ends, and with
 // it the address, the routes and what is connected over them.
 func openUser(name string, mtu int, log *slog.Logger) (engine, error) {
+	if l, err := netlink.LinkByName(name); err == nil && l.Type() == "wireguard" { // of the engine that was used before
+		if err := netlink.LinkDel(l); err != nil {
+			return nil, fmt.Errorf("remove interface %s: %w", name, err)
+		}
+	}
 	t, err := tun.CreateTUN(name, mtu)
 	if err != nil {
 		if errors.Is(err, unix.EBUSY) {

@@ -46,3 +46,8 @@ func (c *cgroups) cores() [][]int {
 func (c *cgroups) placeProxy(pid int) error {
 	return c.Place(context.Background(), "proxy", pid)
 }
+
+// placeMesh does likewise for the mesh process.
+func (c *cgroups) placeMesh(pid int) error {
+	return c.Place(context.Background(), "mesh", pid)
+}

@@ -6,12 +6,14 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	volant "github.com/volant-edge/volant"
 	"github.com/volant-edge/volant/cgroup"
 	"github.com/volant-edge/volant/datadir"
 	"github.com/volant-edge/volant/hostnet"
+	"github.com/volant-edge/volant/mesh"
 	"github.com/volant-edge/volant/microvm/qemu"
 	"github.com/volant-edge/volant/proxy"
 )
@@ -37,9 +39,11 @@ func Cleanup(ctx context.Context, data, id string) (done []string, err error) {
 	}
 	removed, err := hostnet.Cleanup(ctx, node)
 	errs := []error{err}
+	tunnel, err := mesh.Cleanup(ctx, node)
+	errs = append(errs, err)
 	more, err := cgroup.Cleanup(ctx, node)
 	errs = append(errs, err)
-	for _, what := range append(removed, more...) {
+	for _, what := range slices.Concat(removed, tunnel, more) {
 		done = append(done, "removed "+what)
 	}
 	shm := shmDir(shmBase, node)
@@ -77,6 +81,12 @@ func cleanupData(ctx context.Context, dir *datadir.Dir) (done []string, err erro
 	}
 	line, err := endProxy(ctx, dir)
 	if line != "" {
+		done = append(done, line)
+	}
+	if err != nil {
+		return done, err
+	}
+	if line, err = endMesh(ctx, dir); line != "" {
 		done = append(done, line)
 	}
 	return done, err

@@ -48,6 +48,10 @@ type MeshConfig struct {
 	// server that did not join is alone. On one that joins, a missing host is the one that it is seen with.
 	Endpoint   string `toml:"endpoint,omitempty"`
 	JoinListen string `toml:"join_listen,omitempty"` // where servers join; the endpoint's port on all addresses
+	Listen     uint16 `toml:"listen"`                // UDP port of WireGuard; the endpoint's, or 4281
+	MTU        int    `toml:"mtu"`                   // of the mesh; 0 takes what the links leave
+	Engine     string `toml:"engine"`                // auto (kernel where it can), kernel, user
+	RotateDays int    `toml:"rotate_days"`           // age at which the mesh key is replaced; 0 never
 }
 
 // APIConfig says where the API listens.
@@ -101,6 +105,7 @@ func (c Config) withDefaults() Config {
 	str(&c.Domain, DefaultDomain)
 	str(&c.API.Listen, api.DefaultAddr)
 	str(&c.Host.Engine, "auto")
+	str(&c.Mesh.Engine, "auto")
 	str(&c.Host.ShmDir, "/dev/shm")
 	str(&c.Host.KernelDir, c.Data+"/kernel")
 	prefix(&c.Edge.Pool4, "127.77.0.0/16")
@@ -137,6 +142,9 @@ func (c *Config) check() error {
 		}
 	}
 	if err := c.Store.check(); err != nil {
+		return err
+	}
+	if err := c.Mesh.check(); err != nil {
 		return err
 	}
 	switch {

@@ -39,6 +39,7 @@ func (s *server) parts(ctx context.Context) (Parts, func() error, error) {
 	if p.Roles, err = s.roles(ctx); err != nil {
 		return p, closeAll, err
 	}
+	s.mesh.join(ctx, &p)
 	p.Joined, p.Pools = s.member != nil, s.cfg.Edge
 	p.Stores, p.StorePrefix = s.cfg.Store.Endpoints, s.cfg.Store.Prefix
 	p.StoreDown = s.intent.seat.Down

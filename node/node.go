@@ -33,6 +33,7 @@ type server struct {
 	member *membership // of the cluster that it joined; nil: it is the first
 	epoch  uint64
 
+	mesh     *meshNode // nil: this server is alone
 	intent   *intent
 	why      *why.Rings
 	images   *image.Store
@@ -81,6 +82,9 @@ func (s *server) open(ctx context.Context, given Config) (closeAll func(), err e
 	if s.epoch, err = s.dir.Next("server"); err != nil {
 		return closeAll, err
 	}
+	if err = s.openMesh(ctx); err != nil {
+		return closeAll, err
+	}
 	whyDir, err := s.dir.Sub("why")
 	if err != nil {
 		return closeAll, err
@@ -119,6 +123,9 @@ func (s *server) run(ctx context.Context) error {
 	g.Go(func() error { return named("why", s.why.Run(ctx)) })
 	g.Go(func() error { return named("intent", s.intent.run(ctx)) })
 	g.Go(func() error { return named("network", s.net.Run(ctx)) })
+	if s.mesh != nil {
+		g.Go(func() error { return named("mesh", s.mesh.run(ctx, s.platform)) })
+	}
 	g.Go(func() error { return named("platform", s.platform.Run(ctx)) })
 	g.Go(func() error { return named("images", s.collect(ctx)) })
 	g.Go(func() error {

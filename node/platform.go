@@ -19,6 +19,7 @@ import (
 	"github.com/volant-edge/volant/deploy"
 	"github.com/volant-edge/volant/host"
 	"github.com/volant-edge/volant/internal/perapp"
+	"github.com/volant-edge/volant/mesh"
 	"github.com/volant-edge/volant/microvm"
 	"github.com/volant-edge/volant/peer"
 	"github.com/volant-edge/volant/registry"
@@ -73,6 +74,7 @@ type Parts struct {
 	Mesh       netip.Addr
 	PeerListen func(ctx context.Context, at netip.AddrPort) (net.Listener, error)
 	PeerDial   func(ctx context.Context, network, addr string) (net.Conn, error)
+	MeshStatus func(ctx context.Context) (mesh.Status, error) // of its end; nil: none
 	// JoinListen listens for servers that join, which reach it at Endpoint; nil: none can.
 	JoinListen func(ctx context.Context) (net.Listener, error)
 	Endpoint   netip.AddrPort
@@ -156,6 +158,7 @@ func NewPlatform(parts Parts) (*Platform, error) {
 	(&answers{localHost{p.host}, p.mayCall}).serve(p.peers)
 	p.serveReasons()
 	p.serveHears()
+	p.serveMesh()
 	p.scaler = scale.New(p.fleet, scale.Config{Why: p.Reasons, Log: p.Log})
 	p.deploys = deploy.New(&deployFleet{p.fleet}, deploy.Config{Why: p.Reasons, Log: p.Log})
 	p.keeper = schedule.New(&scheduleFleet{p.fleet}, schedule.Config{Why: p.Reasons, Log: p.Log})

@@ -39,6 +39,7 @@ func newNodes(g *globals) *cobra.Command {
 		changeNode(g, "undrain", "Let machines come to a server again", "Node %s takes machines again; see `volant nodes show %s`.\n"),
 		changeNode(g, "promote", "Make a server a control node: a member of the intent's store", "Node %s is to be a control node. It becomes one when it has caught up; see `volant nodes show %s`.\n"),
 		changeNode(g, "demote", "Make a server a control node no longer", "Node %s is to be a control node no longer; see `volant nodes show %s`.\n"),
+		changeNode(g, "rotate-key", "Give a server a new mesh key; no connection is dropped", "Node %s makes a new mesh key, and uses it once all other nodes know it; see `volant nodes show %s`.\n"),
 		newNodesRemove(g),
 	)
 	return cmd

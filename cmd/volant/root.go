@@ -42,7 +42,7 @@ func newRoot(g *globals) *cobra.Command {
 		return volant.Invalidf("%v", err).WithRemedy("see `%s --help`", cmd.CommandPath())
 	})
 	root.AddCommand(
-		newServer(g), newProxy(g), newDoctor(g), newSetup(g), newCleanup(g), newControl(g), newVersion(g),
+		newServer(g), newProxy(g), newMesh(g), newDoctor(g), newSetup(g), newCleanup(g), newControl(g), newVersion(g),
 		newApps(g), newConfig(g), newLaunch(g), newDeploy(g), newStatus(g), newMachine(g), newScale(g), newReleases(g),
 		newImage(g), newLogs(g), newWhy(g), newNodes(g), newRegions(g), newJoinToken(g),
 		newSecrets(g),

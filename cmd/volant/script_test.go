@@ -171,7 +171,7 @@ func (bubble) Parallel()     {}
 func (bubble) Verbose() bool { return testing.Verbose() }
 
 // Verbs that act on this machine and not through the API are tested elsewhere.
-var local = []string{"server", "proxy", "doctor", "setup", "cleanup", "control", "version", "completion", "ca"}
+var local = []string{"server", "proxy", "mesh", "doctor", "setup", "cleanup", "control", "version", "completion", "ca"}
 
 func TestEachVerbHasAScript(t *testing.T) {
 	files, err := filepath.Glob("testdata/script/*.txtar")
