@@ -353,7 +353,9 @@ func rmdir(ctx context.Context, k kernel, dir string) error {
 }
 
 // ours are the groups of this node which are no machine's.
-func ours(name string) bool { return name == "server" || name == "proxy" || name == "mesh" || name == "announce" }
+func ours(name string) bool {
+	return name == "server" || name == "proxy" || name == "mesh" || name == "announce"
+}
 
 // Sweep removes the groups of machines that keep does not name. It returns what it removed.
 func (g *Groups) Sweep(ctx context.Context, keep func(volant.MachineID) bool) (removed []string, err error) {
