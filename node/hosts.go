@@ -42,8 +42,11 @@ func (s *server) parts(ctx context.Context) (Parts, func() error, error) {
 	s.mesh.join(ctx, &p)
 	p.Joined, p.Pools = s.member != nil, s.cfg.Edge
 	p.Stores, p.StorePrefix = s.cfg.Store.Endpoints, s.cfg.Store.Prefix
+	if m := s.member; m != nil && m.External && len(p.Stores) == 0 {
+		p.Stores, p.StorePrefix = m.Stores, m.StorePrefix
+	}
 	p.StoreDown = s.intent.seat.Down
-	if len(p.Stores) == 0 && (s.member == nil || !s.member.External) {
+	if len(p.Stores) == 0 {
 		p.Members = s.intent.seat.Members
 	}
 	if err := s.joinParts(ctx, &p); err != nil {

@@ -19,7 +19,7 @@ import (
 
 func newServer(g *globals) *cobra.Command {
 	var file, listen, region, level, name, joinAt, tokenFile, endpoint string
-	var roles []string
+	var roles, stores []string
 	cmd := &cobra.Command{
 		Use: "server", Short: "Run this server: intent, API, images, machines and scaling", Args: cobra.NoArgs,
 		Long: `Run this server: it keeps the intent, serves the API, runs machines and scales apps.
@@ -47,6 +47,9 @@ a token. See the guide on clusters.`,
 			setIf(&cfg.Mesh.Endpoint, endpoint)
 			setIf(&cfg.Join.Server, joinAt)
 			setIf(&cfg.Join.TokenFile, tokenFile)
+			if len(stores) > 0 {
+				cfg.Store.Endpoints = stores
+			}
 			if len(roles) > 0 {
 				cfg.Roles = roles
 			}
@@ -75,6 +78,7 @@ a token. See the guide on clusters.`,
 	f.StringSliceVar(&roles, "roles", nil, "what a new server does: edge, host, control (default: all on the first, edge and host on one that joins)")
 	f.StringVar(&endpoint, "endpoint", "", "HOST:PORT at which other servers reach this one; UDP, and TCP to join by")
 	f.StringVar(&joinAt, "join", "", "join the cluster of the control node at HOST:PORT, by the join token of --token")
+	f.StringSliceVar(&stores, "etcd-endpoints", nil, "URLs of an etcd of yours that keeps the intent, in place of one on the control nodes")
 	f.StringVar(&tokenFile, "token-file", "", "file with the join token, so that it is not seen in the list of processes")
 	f.StringVar(&level, "log-level", "info", "debug, info, warn or error")
 	cmd.AddCommand(newServerConfig(), newServerPoints(g))
