@@ -309,6 +309,7 @@ func (f *flow) answer(ans *backhaul.Answer) {
 // lose ends a stream whose edge is lost: nothing that it still may send is to reach the machine.
 func (f *flow) lose() {
 	f.loop.do(func(l *loop) {
+		f.stream.lost = true
 		switch f.state {
 		case stateRelaying:
 			if f.over {

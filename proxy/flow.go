@@ -208,6 +208,10 @@ func (f *flow) hangUp() bool {
 	if m == nil {
 		return true // the dial has failed, which is on its way to be told
 	}
+	if f.stream != nil && f.stream.lost {
+		l.drop(m, true)
+		return true
+	}
 	if sysAbandon(m.fd) {
 		l.drop(m, false)
 		return true

@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -459,9 +460,10 @@ func TestMeshHostThatDoesNotAnswerIsLeftOut(t *testing.T) {
 		for _, k := range []int{10, 20} {
 			m.boot(k)
 		}
-		dead := true
+		var dead atomic.Bool
+		dead.Store(true)
 		m.dialFrom = func(ctx context.Context, from netip.Addr, to netip.AddrPort) (net.Conn, error) {
-			if dead && to.Addr() == volant.MeshAddr(nodeID(1)) {
+			if dead.Load() && to.Addr() == volant.MeshAddr(nodeID(1)) {
 				<-ctx.Done() // a cable that is cut
 				return nil, ctx.Err()
 			}
@@ -485,7 +487,7 @@ func TestMeshHostThatDoesNotAnswerIsLeftOut(t *testing.T) {
 			t.Errorf("the other host holds %d slots, want 2", got)
 		}
 		time.Sleep(10 * time.Second)
-		dead = false
+		dead.Store(false)
 		time.Sleep(30 * time.Second)
 		m.mustEcho(edge.connect())
 		if got := m.nodes[1].slots()[machineID(10)]; got != 1 {

@@ -121,7 +121,11 @@ func (d *netRoad) hangUp() bool {
 	st.probing = false // another may try
 	d.p.sessions.Go(func() {
 		if r := <-results; r.conn != nil {
-			letGo(r.conn)
+			if d.isLost.Load() {
+				abort(r.conn)
+			} else {
+				letGo(r.conn)
+			}
 		}
 		a.release(st)
 	})

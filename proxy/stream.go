@@ -16,7 +16,7 @@ import (
 type stream struct {
 	node  *node
 	drive interface{ lose() } // end it, from anywhere, since its edge is lost
-	lost  bool                // it was
+	lost  bool                // it was; of a flow's
 }
 
 func (s *stream) lose() { s.drive.lose() }
