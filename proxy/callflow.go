@@ -316,6 +316,10 @@ func (f *flow) lose() {
 				return
 			}
 			f.how = endEdgeLost
+			if f.m != nil && !f.isFree {
+				f.isFree = true
+				f.route.app.releaseLate(f.seat)
+			}
 			f.closeMachine(true)
 			if f.c != nil {
 				l.drop(f.c, true)

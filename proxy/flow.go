@@ -210,7 +210,8 @@ func (f *flow) hangUp() bool {
 	}
 	if f.stream != nil && f.stream.lost {
 		l.drop(m, true)
-		return true
+		f.route.app.releaseLate(f.seat)
+		return false
 	}
 	if sysAbandon(m.fd) {
 		l.drop(m, false)

@@ -295,4 +295,3 @@ func TestMeshLoopSameNumberTwice(t *testing.T) {
 	m.Close()
 	s.eventually("the slot is free", func() bool { return s.held() == 0 })
 }
-

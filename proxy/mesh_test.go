@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"net/netip"
 	"strings"
@@ -514,6 +515,7 @@ func TestMeshLostEdgeFreesItsSlots(t *testing.T) {
 				} else {
 					host.p.PeerEpoch(nodeID(0), 2)
 				}
+				time.Sleep(200 * time.Millisecond)
 				if got := host.slots()[machineID(10)]; got != 1 {
 					t.Errorf("%d slots are held, want that of the other edge", got)
 				}
@@ -576,4 +578,158 @@ func TestMeshStrangersAreClosed(t *testing.T) {
 			t.Errorf("a node that asks for nothing was kept for %s, want 5s", took)
 		}
 	})
+}
+
+// outcome is what became of one attempt.
+type outcome struct{ served, refused, reset int }
+
+// TestMeshNeverOverHard has three edges whose picture of the slots is a second old, on wires with delays that are
+// cut now and then; the machines' own counts are the judges.
+func TestMeshNeverOverHard(t *testing.T) {
+	for seed := range uint64(6) {
+		t.Run(fmt.Sprint(seed), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) { playMesh(t, seed) })
+		})
+	}
+}
+
+func playMesh(t *testing.T, seed uint64) {
+	const edges, hard, attempts = 3, 4, 1200
+	r := rand.New(rand.NewPCG(seed, 11))
+	m := newMesh(t, 5)
+	m.app.MaxQueue, m.app.MaxPerPeer, m.app.QueueTime = 2000, 2000, volant.Duration(5*time.Second)
+	guests := map[int]*guest{}
+	for _, k := range []int{30, 31, 40, 41} {
+		guests[k] = m.boot(k)
+	}
+	m.set(2, hard)
+	var wire sync.Map // netip.Addr pairs that are cut
+	m.net.SetWire(func(from, to netip.Addr) memnet.Wire {
+		a, b := from, to
+		if b.Less(a) {
+			a, b = b, a
+		}
+		_, cut := wire.Load([2]netip.Addr{a, b})
+		delay := time.Duration(0)
+		if a.Is6() && b.Is6() {
+			x, y := a.As16(), b.As16()
+			delay = time.Duration(1+int(x[9]+3*y[9])%20) * time.Millisecond
+		}
+		return memnet.Wire{Delay: delay, Cut: cut}
+	})
+	ctx, stop := context.WithCancel(t.Context())
+	var chaos sync.WaitGroup
+	chaos.Go(func() { // facts that are a second old
+		type fact struct {
+			k, held int
+			seq     uint64
+		}
+		var late []fact
+		for seq := uint64(1); ctx.Err() == nil; seq++ {
+			for _, f := range late {
+				for i := range edges {
+					m.tellSlots(m.nodes[i], f.k, f.held, f.seq)
+				}
+			}
+			late = nil
+			for k := range guests {
+				s, err := m.nodes[k/10].p.Slots(ctx)
+				if err != nil {
+					t.Error(err)
+				}
+				late = append(late, fact{k, s[machineID(k)], seq})
+			}
+			time.Sleep(time.Second)
+		}
+	})
+	rc := rand.New(rand.NewPCG(seed, 12))
+	chaos.Go(func() {
+		for ctx.Err() == nil {
+			time.Sleep(time.Duration(rc.IntN(800)) * time.Millisecond)
+			edge, host := rc.IntN(edges), 3+rc.IntN(2)
+			pair := [2]netip.Addr{volant.MeshAddr(nodeID(edge)), volant.MeshAddr(nodeID(host))}
+			wire.Store(pair, true)
+			time.Sleep(time.Duration(rc.IntN(2000)) * time.Millisecond)
+			if rc.IntN(3) == 0 {
+				m.nodes[host].p.LosePeer(nodeID(edge))
+			}
+			wire.Delete(pair)
+		}
+	})
+	var mu sync.Mutex
+	var sum outcome
+	var clients sync.WaitGroup
+	for i := range attempts {
+		edge, kind, hold := m.nodes[r.IntN(edges)], r.IntN(6), time.Duration(r.IntN(300))*time.Millisecond
+		clients.Go(func() {
+			o := playClient(edge, kind, hold)
+			mu.Lock()
+			defer mu.Unlock()
+			sum.served += o.served
+			sum.refused += o.refused
+			sum.reset += o.reset
+		})
+		if i%40 == 0 {
+			time.Sleep(time.Duration(r.IntN(700)) * time.Millisecond)
+		}
+	}
+	clients.Wait()
+	stop()
+	chaos.Wait()
+	time.Sleep(time.Minute)
+	total := 0
+	for k, g := range guests {
+		open, most, all := g.counts()
+		total += all
+		if most > hard || open != 0 {
+			t.Errorf("machine %d had %d connections at once, hard limit %d; %d are open after the end", k, most, hard, open)
+		}
+	}
+	for i, n := range m.nodes {
+		if s := n.slots(); len(s) != 0 {
+			t.Errorf("node %d: slots %v are held after the end", i, s)
+		}
+		if pic, err := n.p.Picture(t.Context(), meshApp); err != nil || pic.Waiting != 0 {
+			t.Errorf("node %d: picture %+v, %v; want none that waits", i, pic, err)
+		}
+	}
+	if got := sum.served + sum.refused + sum.reset; got != attempts || sum.served < attempts/3 || sum.served > total {
+		t.Errorf("%+v of %d attempts, and %d connections by the machines' count", sum, attempts, total)
+	}
+	t.Logf("%+v of %d attempts, %d connections by the machines' count", sum, attempts, total)
+}
+
+// playClient is one client of a kind that says how it behaves.
+func playClient(edge *meshNode, kind int, hold time.Duration) (o outcome) {
+	c, err := edge.m.net.Dial(context.Background(), edge.front())
+	if err != nil {
+		o.reset++
+		return o
+	}
+	defer c.Close()
+	if kind == 0 { // it goes away, maybe before it is served
+		time.Sleep(hold)
+		c.(*memnet.Conn).SetLinger(0)
+		o.reset++
+		return o
+	}
+	var b [1]byte
+	if _, err = c.Write([]byte("x")); err == nil {
+		_, err = io.ReadFull(c, b[:])
+	}
+	switch {
+	case errors.Is(err, io.EOF):
+		o.refused++
+		return o
+	case err != nil:
+		o.reset++
+		return o
+	}
+	o.served++
+	time.Sleep(hold)
+	if kind == 1 {
+		c.(*memnet.Conn).CloseWrite()
+		io.Copy(io.Discard, c) //nolint:errcheck // any end will do
+	}
+	return o
 }

@@ -123,9 +123,10 @@ func (d *netRoad) hangUp() bool {
 		if r := <-results; r.conn != nil {
 			if d.isLost.Load() {
 				abort(r.conn)
-			} else {
-				letGo(r.conn)
+				a.releaseLate(st)
+				return
 			}
+			letGo(r.conn)
 		}
 		a.release(st)
 	})
@@ -139,7 +140,9 @@ func (d *netRoad) relay() {
 	if d.isLost.Load() {
 		how = endEdgeLost
 	}
-	if linger == nil {
+	if d.isLost.Load() {
+		d.route.app.releaseLate(d.seat)
+	} else if linger == nil {
 		d.freed()
 	} else {
 		a, st := d.route.app, d.seat

@@ -21,6 +21,15 @@ type stream struct {
 
 func (s *stream) lose() { s.drive.lose() }
 
+// lostGrace is how long the slots of a lost edge stay held after their connections were reset: an app hears of a reset
+// and of the next connection by two ways, and is not to count both.
+const lostGrace = 100 * time.Millisecond
+
+// releaseLate gives a slot back whose connection was reset a moment ago.
+func (a *app) releaseLate(st seat) {
+	time.AfterFunc(lostGrace, func() { a.release(st) })
+}
+
 // requestTime is how long an edge may take for its request.
 const requestTime = 5 * time.Second
 
