@@ -130,6 +130,8 @@ func measures() []measure {
 		{[]string{"examples"}, time.Minute, examples},
 		{[]string{"pick", "pick_allocs"}, 3 * time.Minute, picks},
 		{[]string{"machine_record_bytes"}, 5 * time.Minute, records},
+		{[]string{"live_change"}, 10 * time.Minute, feeds},
+		{[]string{"live_change_300", "live_traffic_300"}, 20 * time.Minute, feeds300},
 		{[]string{"go_test"}, 10 * time.Minute, goTest},
 	}
 }

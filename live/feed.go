@@ -19,6 +19,7 @@ import (
 
 const (
 	coalesce    = 50 * time.Millisecond // after a change went out, the next wait as long, for company
+	grid        = 50 * time.Millisecond // what is not urgent is done together
 	beatEvery   = time.Second           // a datagram at least so often to every peer
 	silentAfter = 6 * time.Second
 	digestEvery = 2 * time.Second
@@ -74,6 +75,7 @@ type Feed struct {
 	peers  map[volant.NodeID]*peer
 	order  []*peer
 	byAddr map[netip.AddrPort]*peer
+	loss   uint8 // mean of the peers': a way may lose what others do, before it has
 	num    Numbers
 	in     datagram
 	out    outbox

@@ -42,31 +42,35 @@ func (h *heardFacts) begin(gen uint64) {
 	h.gen, h.number, h.sum, h.old, h.resync = gen, 0, sum{}, h.alive, 0
 }
 
-// take takes a fact of the present generation, and says whether it is news.
-func (h *heardFacts) take(p *peer, in *wireFact, now time.Time) (Fact, bool) {
+// taken says what became of a fact: it was not known like this, and it is to be told.
+type taken struct{ took, news bool }
+
+// take takes a fact of the present generation.
+func (h *heardFacts) take(p *peer, in *wireFact, now time.Time) (Fact, taken) {
 	key := Key{in.kind, string(in.id)}
 	k := h.known[key]
 	if k == nil {
 		if len(h.known) >= factsMost {
-			return Fact{}, false
+			return Fact{}, taken{}
 		}
 		k = &known{}
 		h.known[key] = k
 		h.store(p, k, key, in, now)
-		return k.Fact, !in.gone
+		return k.Fact, taken{true, !in.gone}
 	}
 	if newer(in.version, in.gone, k.Version, k.Gone) {
 		wasGone := k.Gone
 		h.unlink(k)
 		h.store(p, k, key, in, now)
-		return k.Fact, !in.gone || !wasGone
+		return k.Fact, taken{true, !in.gone || !wasGone}
 	}
 	if !k.Gone && k.round != h.round && k.Version == in.version { // told again
 		k.round, k.epoch = h.round, p.epoch
 		h.old--
 		h.sum.add(sumOf(key, k.Version))
+		return Fact{}, taken{took: true}
 	}
-	return Fact{}, false
+	return Fact{}, taken{}
 }
 
 // unlink takes a fact out of the counts.

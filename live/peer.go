@@ -1,9 +1,6 @@
 package live
 
-import (
-	"math/bits"
-	"time"
-)
+import "time"
 
 // peer is all that is kept of another node. Feed.mu guards it.
 type peer struct {
@@ -21,7 +18,7 @@ type peer struct {
 	rttTold   time.Duration
 	rttToldAt time.Time
 
-	lossy bool // datagrams to it were lost of late
+	loss uint8 // of datagrams to it, as it says, in 1/255
 
 	heardFacts heardFacts
 	told       told
@@ -29,7 +26,7 @@ type peer struct {
 	number uint64 // of the last datagram to it
 	sentAt time.Time
 	acks   []uint64  // to be sent
-	ackAt  time.Time // by when, if there are any
+	ackAt  time.Time // by when, if there are any; those that brought nothing new may wait
 }
 
 func newPeer(cfg Peer, now time.Time) *peer {
@@ -50,6 +47,14 @@ func (p *peer) lastHeard() time.Time {
 		return p.added
 	}
 	return p.heard
+}
+
+// beatAt is when it is to hear of this node at the latest.
+func (p *peer) beatAt() time.Time {
+	if p.sentAt.IsZero() {
+		return p.sentAt
+	}
+	return p.sentAt.Add(beatEvery).Truncate(grid)
 }
 
 // soon has the sender look here at that time, if not before.
@@ -101,22 +106,19 @@ func (r *roundTrip) least() time.Duration {
 
 // arrivals remembers which of the last 64 datagrams came.
 type arrivals struct {
-	first, highest uint64
-	seen           uint64 // bit i: highest - i came
+	highest   uint64
+	seen      uint64 // bit i: highest - i came
+	due, lost uint64 // of those that are too old to come still; both are halved now and then
 }
 
 // add says whether a number is new, and whether it is the highest so far.
 func (a *arrivals) add(n uint64) (fresh, highest bool) {
 	switch {
 	case a.highest == 0:
-		a.first, a.highest, a.seen = n, n, 1
+		a.highest, a.seen = n, 1<<64-1 // what came before does not count as lost
 		return true, true
 	case n > a.highest:
-		if d := n - a.highest; d < 64 {
-			a.seen = a.seen<<d | 1
-		} else {
-			a.seen = 1
-		}
+		a.advance(min(n-a.highest, 64))
 		a.highest = n
 		return true, true
 	case a.highest-n >= 64 || a.seen&(1<<(a.highest-n)) != 0:
@@ -127,19 +129,31 @@ func (a *arrivals) add(n uint64) (fresh, highest bool) {
 }
 
 const (
-	lateBy    = 4  // datagrams: what is not there by then is lost
-	lossFrom  = 20 // datagrams: fewer say nothing
+	lateBy    = 4   // datagrams: what is not there by then is lost
+	lossFrom  = 20  // datagrams: fewer say nothing
+	lossMost  = 512 // datagrams that are remembered, about
 	lossWhole = 255
 )
 
+// advance makes room for d numbers more. What is late by then is lost.
+func (a *arrivals) advance(d uint64) {
+	for range d {
+		a.due++
+		if a.seen&(1<<lateBy) == 0 {
+			a.lost++
+		}
+		a.seen <<= 1
+	}
+	a.seen |= 1
+	if a.due >= lossMost {
+		a.due, a.lost = a.due/2, a.lost/2
+	}
+}
+
 // loss is the share that was lost, in 1/255.
 func (a *arrivals) loss() uint8 {
-	n := min(a.highest-a.first+1, 64)
-	if a.highest == 0 || n < lossFrom {
+	if a.due < lossFrom {
 		return 0
 	}
-	window := n - lateBy
-	mask := (uint64(1)<<window - 1) << lateBy
-	missing := window - uint64(bits.OnesCount64(a.seen&mask)) //nolint:gosec // at most 64
-	return uint8(missing * lossWhole / window)                //nolint:gosec // at most 255
+	return uint8((a.lost*lossWhole + a.due/2) / a.due) //nolint:gosec // lost are not more than due
 }

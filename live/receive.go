@@ -7,8 +7,10 @@ import (
 
 const (
 	ackWithin = 2 * time.Millisecond // for company
-	rttMost   = 10 * time.Second
-	rttEvery  = time.Second // a change of it is told at most so often
+	// ackAgain is for what brought nothing new: its writer had an acknowledgement, or sends it once more.
+	ackAgain = 200 * time.Millisecond
+	rttMost  = 10 * time.Second
+	rttEvery = time.Second // a change of it is told at most so often
 )
 
 // receive takes one datagram.
@@ -75,7 +77,7 @@ func (f *Feed) takeHead(p *peer, h *head, now time.Time) {
 			p.rtt.add(rtt, now)
 		}
 	}
-	p.lossy = h.loss > 0
+	p.loss = h.loss
 	if want := h.want & allKinds; want != p.told.wants {
 		p.told.stop()
 		p.told.wants = want
@@ -110,18 +112,23 @@ func (f *Feed) takeFacts(p *peer, d *datagram, now time.Time) {
 		h.begin(gen)
 	}
 	if d.gen != 0 {
+		within := ackAgain
 		if d.gen == h.gen {
 			for i := range d.facts {
 				if !p.Want.Has(d.facts[i].kind) {
 					continue
 				}
-				if fact, news := h.take(p, &d.facts[i], now); news {
+				fact, told := h.take(p, &d.facts[i], now)
+				if told.news {
 					f.news.fact(fact)
+				}
+				if told.took {
+					within = ackWithin
 				}
 			}
 			h.number = max(h.number, d.number)
 		}
-		f.owe(p, d.number, now)
+		f.owe(p, d.number, now.Add(within))
 	}
 	if d.hasDigest && d.digest.gen == h.gen {
 		f.takeDigest(p, d, now)
@@ -145,14 +152,14 @@ func (f *Feed) takeDigest(p *peer, d *datagram, now time.Time) {
 	}
 }
 
-// owe notes that a datagram is to be acknowledged.
-func (f *Feed) owe(p *peer, number uint64, now time.Time) {
-	if len(p.acks) == 0 {
-		p.ackAt = now.Add(ackWithin)
+// owe notes that a datagram is to be acknowledged, and by when.
+func (f *Feed) owe(p *peer, number uint64, by time.Time) {
+	if len(p.acks) == 0 || by.Before(p.ackAt) {
+		p.ackAt = by
 	}
 	p.acks = append(p.acks, number)
 	if len(p.acks) >= acksMost {
-		p.ackAt = now
+		p.ackAt = time.Time{}
 	}
 	p.soon(p.ackAt)
 }

@@ -69,18 +69,7 @@ func (f *Feed) talk(ctx context.Context, w wire) {
 		}
 		next := f.round(time.Now())
 		f.post(w)
-		f.sleepUntil(next)
 		timer.Reset(max(time.Until(next), 0))
-	}
-}
-
-// sleepUntil notes when the sender looks again by itself. What became due meanwhile rings.
-func (f *Feed) sleepUntil(next time.Time) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.wakes = next
-	for _, p := range f.order {
-		f.due(p)
 	}
 }
 
@@ -112,7 +101,6 @@ func (f *Feed) post(w wire) {
 func (f *Feed) round(now time.Time) time.Time {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.wakes = time.Time{} // it is awake
 	f.out.buf, f.out.mail = f.out.buf[:0], f.out.mail[:0]
 	next := now.Add(beatEvery)
 	if now.Sub(f.swept) >= sweepEvery {
@@ -127,6 +115,7 @@ func (f *Feed) round(now time.Time) time.Time {
 			next = p.next
 		}
 	}
+	f.wakes = next
 	return next
 }
 
@@ -143,7 +132,7 @@ func (f *Feed) serve(p *peer, now time.Time) {
 			f.write(p, now, true)
 		}
 	}
-	if p.sentAt.IsZero() || now.Sub(p.sentAt) >= beatEvery || len(p.acks) > 0 && !now.Before(p.ackAt) ||
+	if !now.Before(p.beatAt()) || len(p.acks) > 0 && !now.Before(p.ackAt) ||
 		!p.silent() && (t.digestDue(f, now) || p.heardFacts.resync != 0) {
 		f.write(p, now, false)
 	}
@@ -152,7 +141,7 @@ func (f *Feed) serve(p *peer, now time.Time) {
 
 // nextLook is when something is due for a peer, if nothing happens before.
 func (f *Feed) nextLook(p *peer) time.Time {
-	next := p.sentAt.Add(beatEvery)
+	next := p.beatAt()
 	if len(p.acks) > 0 && p.ackAt.Before(next) {
 		next = p.ackAt
 	}
@@ -222,7 +211,7 @@ func (f *Feed) write(p *peer, now time.Time, facts bool) {
 		b = d.append(b)
 	}
 	if facts {
-		b = p.told.fill(b, f, p.number, now, p.rtt.smooth, p.lossy)
+		b = p.told.fill(b, f, p.number, now, p.rtt.smooth, max(p.loss, f.loss) >= lossyFrom)
 	}
 	p.sentAt = now
 	f.num.Sent++
@@ -253,9 +242,12 @@ func (f *Feed) sweep(now time.Time) {
 		f.facts[i] = nil
 		f.free = append(f.free, int32(i)) //nolint:gosec // factsMost
 	}
+	loss := 0
 	for _, p := range f.order {
 		p.heardFacts.sweep(now)
+		loss += int(p.loss)
 	}
+	f.loss = uint8(loss / max(len(f.order), 1)) //nolint:gosec // a mean
 }
 
 // unknownTo says whether a subscriber has not acknowledged the newest of a fact.

@@ -9,10 +9,11 @@ const (
 	resendMin   = 20 * time.Millisecond
 	resendMax   = time.Second
 	resendFirst = 200 * time.Millisecond // while the round trip is not known
-	// On a way that loses, facts are sent again before an acknowledgement can be there, so that hundreds of readers
-	// have them in time and not only most.
-	lossyAgain  = 60 * time.Millisecond
+	// On a way that loses, facts are sent again before an acknowledgement can be there: three times within lossyWithin
+	// and half a round trip, so that of hundreds of readers the last one has them in time, and not only most.
+	lossyWithin = 200 * time.Millisecond
 	lossyCopies = 3
+	lossyFrom   = 2  // in 1/255
 	patience    = 3  // resends before they are sent less often
 	flightMost  = 16 // datagrams not acknowledged, to one subscriber
 	flightsKept = 64 // with those given up, whose acknowledgement may still come
@@ -213,7 +214,7 @@ func (t *told) again(rtt time.Duration, lossy bool, copies uint8) time.Duration 
 	}
 	d := max(rtt*3/2, resendMin)
 	if lossy && copies < lossyCopies {
-		return min(d, lossyAgain)
+		return min(d, (lossyWithin+rtt/2)/lossyCopies)
 	}
 	for range t.tries - patience {
 		if d >= resendMax {
@@ -283,6 +284,6 @@ func (t *told) digest(f *Feed, now time.Time) digest {
 			d.sum.add(f.sums[k])
 		}
 	}
-	t.digestAt, t.hadTold, t.whole = now.Add(digestEvery), d.had, d.whole
+	t.digestAt, t.hadTold, t.whole = now.Add(digestEvery).Truncate(grid), d.had, d.whole
 	return d
 }
