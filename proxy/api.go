@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/volant-edge/volant"
+	"github.com/volant-edge/volant/live"
 	"github.com/volant-edge/volant/why"
 )
 
@@ -160,6 +161,15 @@ func (s *api) answer(ctx context.Context, f frame) (any, error) {
 			return nil, err
 		}
 		return s.p.Query(ctx, q)
+	case opTell:
+		var r tellRequest
+		if err := unmarshal(f.Body, &r); err != nil {
+			return nil, err
+		}
+		if r.All != 0 {
+			return nil, s.p.TellAll(ctx, r.All, r.Facts)
+		}
+		return nil, s.p.Tell(ctx, r.Facts)
 	case opShutdown:
 		return nil, s.shutdown(ctx)
 	}
@@ -189,6 +199,9 @@ func (s *api) watch(ctx context.Context, c net.Conn, r io.Reader) error {
 		Load: func(l Load) { tell(eventLoad, l) },
 		Wake: func(w Wake) { tell(eventWake, w) },
 		Why:  func(r why.Record) { tell(eventWhy, r) },
+		Peer: func(s live.PeerState) { tell(eventPeer, s) },
+
+		facts: func(fs []live.Fact) { tell(eventFacts, fs) },
 	})
 	if err != nil {
 		return errors.Join(err, send(c, frame{Error: volant.ToWire(err)}))

@@ -8,6 +8,7 @@ import (
 	"sync"
 
 	"github.com/volant-edge/volant"
+	"github.com/volant-edge/volant/live"
 	"github.com/volant-edge/volant/why"
 )
 
@@ -79,6 +80,19 @@ func (c *Client) Query(ctx context.Context, q why.Query) ([]why.Record, error) {
 	return rs, c.call(ctx, opQuery, q, &rs)
 }
 
+// Tell is Proxy.Tell.
+func (c *Client) Tell(ctx context.Context, facts []live.Fact) error {
+	return c.call(ctx, opTell, tellRequest{Facts: facts}, nil)
+}
+
+// TellAll is Proxy.TellAll.
+func (c *Client) TellAll(ctx context.Context, kinds live.Kinds, facts []live.Fact) error {
+	if kinds == 0 {
+		return volant.Invalidf("all facts of no kinds")
+	}
+	return c.call(ctx, opTell, tellRequest{All: kinds, Facts: facts}, nil)
+}
+
 // Numbers is Proxy.Numbers.
 func (c *Client) Numbers(ctx context.Context) (Numbers, error) {
 	var n Numbers
@@ -148,6 +162,16 @@ func (ev *Events) take(f frame) error {
 		return give(f, ev.Wake)
 	case eventWhy:
 		return give(f, ev.Why)
+	case eventPeer:
+		return give(f, ev.Peer)
+	case eventFacts:
+		return give(f, func(fs []live.Fact) {
+			for i := range fs {
+				if ev.Fact != nil {
+					ev.Fact(fs[i])
+				}
+			}
+		})
 	}
 	return nil
 }

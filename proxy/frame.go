@@ -7,6 +7,7 @@ import (
 	"io"
 
 	"github.com/volant-edge/volant"
+	"github.com/volant-edge/volant/live"
 )
 
 // The control protocol: frames of four bytes of length, most significant first, and that many bytes of JSON.
@@ -36,16 +37,24 @@ const (
 	opPicture  = "picture"
 	opNumbers  = "numbers"
 	opWatch    = "watch"
+	opTell     = "tell"
 	opShutdown = "shutdown"
 
-	eventLoad = "load"
-	eventWake = "wake"
-	eventWhy  = "why"
+	eventLoad  = "load"
+	eventWake  = "wake"
+	eventWhy   = "why"
+	eventFacts = "facts"
+	eventPeer  = "peer"
 )
 
 type sealRequest struct {
 	Machine volant.MachineID `json:"machine"`
 	Seq     uint64           `json:"seq"`
+}
+
+type tellRequest struct {
+	All   live.Kinds  `json:"all,omitempty"` // there are no other facts of these kinds
+	Facts []live.Fact `json:"facts"`
 }
 
 // writeFrame writes one message in one piece.

@@ -313,6 +313,11 @@ func listenOptions(fd int, v6 bool) error {
 	if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1); err != nil {
 		return err
 	}
+	return freeBind(fd, v6)
+}
+
+// freeBind lets a socket have an address which is not on a link yet.
+func freeBind(fd int, v6 bool) error {
 	if v6 {
 		return unix.SetsockoptInt(fd, unix.SOL_IPV6, unix.IPV6_FREEBIND, 1)
 	}

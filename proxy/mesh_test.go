@@ -34,6 +34,7 @@ type mesh struct {
 	phase map[int]proxy.Phase
 	seq   uint64
 	epoch uint64 // of the tables
+	feed  bool   // nodes hear of each other by themselves, not by tell
 	// dialFrom replaces the network's between nodes, where it is not nil.
 	dialFrom func(ctx context.Context, from netip.Addr, to netip.AddrPort) (net.Conn, error)
 }
@@ -48,15 +49,19 @@ type meshNode struct {
 
 	mu    sync.Mutex
 	load  proxy.Load
+	facts []live.Fact
+	peers []live.PeerState
 	wakes []volant.MachineID
 	whys  []why.Record
 }
 
 func nodeID(i int) volant.NodeID { return volant.NodeID(fmt.Sprintf("%08x", i+1)) }
 
-func newMesh(t *testing.T, nodes int) *mesh {
+func newMesh(t *testing.T, nodes int) *mesh { return newMeshOf(t, nodes, false) }
+
+func newMeshOf(t *testing.T, nodes int, feed bool) *mesh {
 	t.Helper()
-	m := &mesh{t: t, net: &memnet.Network{}, phase: map[int]proxy.Phase{}, epoch: 1}
+	m := &mesh{t: t, feed: feed, net: &memnet.Network{}, phase: map[int]proxy.Phase{}, epoch: 1}
 	m.app = proxy.App{
 		ID: meshApp, Name: "web", Group: "app", Org: volant.OrgPersonal, MaxQueue: 100, MaxPerPeer: 100, QueueTime: volant.Duration(30 * time.Second),
 		CanGrow: true,
@@ -73,7 +78,11 @@ func newMesh(t *testing.T, nodes int) *mesh {
 func (n *meshNode) start() {
 	t := n.m.t
 	n.epoch++
-	p, err := proxy.New(proxy.Config{Epoch: n.epoch, Listen: n.m.net.Listen, Dial: n.m.net.Dial, DialFrom: n.m.dial})
+	cfg := proxy.Config{Epoch: n.epoch, Listen: n.m.net.Listen, Dial: n.m.net.Dial, DialFrom: n.m.dial}
+	if n.m.feed {
+		cfg.Packet = n.m.net.ListenPacket
+	}
+	p, err := proxy.New(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -102,6 +111,8 @@ func (n *meshNode) events() proxy.Events {
 		Load: func(l proxy.Load) { n.mu.Lock(); n.load = l; n.mu.Unlock() },
 		Wake: func(w proxy.Wake) { n.mu.Lock(); n.wakes = append(n.wakes, w.Machine); n.mu.Unlock() },
 		Why:  func(r why.Record) { n.mu.Lock(); n.whys = append(n.whys, r); n.mu.Unlock() },
+		Fact: func(f live.Fact) { n.mu.Lock(); n.facts = append(n.facts, f); n.mu.Unlock() },
+		Peer: func(s live.PeerState) { n.mu.Lock(); n.peers = append(n.peers, s); n.mu.Unlock() },
 	}
 }
 
@@ -117,7 +128,9 @@ func (m *mesh) set(soft, hard int) {
 		n.table(soft, hard)
 	}
 	for _, n := range m.nodes {
-		m.tell(n)
+		if !m.feed {
+			m.tell(n)
+		}
 	}
 	synctest.Wait()
 }
@@ -140,7 +153,10 @@ func (n *meshNode) table(soft, hard int) {
 	}
 	for _, o := range m.nodes {
 		if o != n {
-			t.Peers = append(t.Peers, proxy.Peer{Node: o.id, Addr: volant.MeshAddr(o.id), Region: volant.Region(fmt.Sprintf("r%d", o.i))})
+			t.Peers = append(t.Peers, proxy.Peer{
+				Node: o.id, Addr: volant.MeshAddr(o.id), Region: volant.Region(fmt.Sprintf("r%d", o.i)),
+				Want: live.KindsOf(live.Route, live.Slots, live.Have, live.Room, live.Load),
+			})
 		}
 	}
 	if err := n.p.SetTable(context.Background(), t); err != nil {

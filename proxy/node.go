@@ -118,6 +118,7 @@ type node struct {
 	stream atomic.Uint64 // number of the last request to it
 	asks   atomic.Int32  // requests that wait there now
 	away   atomic.Bool   // its machines are left out
+	silent atomic.Bool   // it is not heard: what is known of its machines may be old
 	band   atomic.Uint32 // its distance, as candidates have it
 	rtt    atomic.Int64  // nanoseconds; 0 until it was measured
 
@@ -284,6 +285,15 @@ func (p *Proxy) SetRTT(id volant.NodeID, rtt time.Duration) {
 	near := n.region == p.table.Region
 	n.mu.Unlock()
 	if band := uint32(guessBand(rtt, near)); n.band.Swap(band) != band {
+		p.nodesChangedLocked()
+	}
+}
+
+// setUnheard says whether a node is not heard, so that what is known of its machines may be old.
+func (p *Proxy) setUnheard(id volant.NodeID, silent bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.nodeLocked(id).silent.Swap(silent) != silent {
 		p.nodesChangedLocked()
 	}
 }

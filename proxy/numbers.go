@@ -11,11 +11,14 @@ import (
 	"time"
 
 	"github.com/volant-edge/volant"
+	"github.com/volant-edge/volant/live"
 )
 
 // Numbers are what became of connections since the proxy began: gauges of now, and counters that only grow.
 type Numbers struct {
 	Apps map[volant.AppID]AppNumbers `json:"apps"`
+	// Live are those of the live feed; all zero on a node that is alone.
+	Live live.Numbers `json:"live"`
 }
 
 // AppNumbers are one app's.
@@ -171,7 +174,7 @@ func (c *counts) refusals() map[string]uint64 {
 
 // Numbers are those of all apps now.
 func (p *Proxy) Numbers(context.Context) (Numbers, error) {
-	out := Numbers{Apps: map[volant.AppID]AppNumbers{}}
+	out := Numbers{Apps: map[volant.AppID]AppNumbers{}, Live: p.feed.Numbers()}
 	for _, a := range p.allApps() {
 		n, other := a.numbers(), out.Apps[a.id]
 		n.add(&other)

@@ -28,8 +28,10 @@ type Config struct {
 	Listen   func(ctx context.Context, addr netip.AddrPort) (net.Listener, error)
 	Dial     func(ctx context.Context, addr netip.AddrPort) (net.Conn, error)
 	DialFrom func(ctx context.Context, from netip.Addr, addr netip.AddrPort) (net.Conn, error)
-	Recent   int // connections remembered; 4096
-	Log      *slog.Logger
+	// Packet replaces the kernel's UDP, for the live feed. With Listen or Dial and not this, there is no feed.
+	Packet func(ctx context.Context, addr netip.AddrPort) (net.PacketConn, error)
+	Recent int // connections remembered; 4096
+	Log    *slog.Logger
 }
 
 // Hello tells who a proxy is.
@@ -74,6 +76,7 @@ type Proxy struct {
 	named    atomic.Pointer[map[nameKey]*route]
 	roads    *roads
 	peering  atomic.Pointer[peering]
+	feed     *feed
 	slotSeq  atomic.Uint64 // of the last change of a count of slots
 	lastID   atomic.Uint64
 	sessions sync.WaitGroup
@@ -122,6 +125,9 @@ func New(cfg Config) (*Proxy, error) {
 	if cfg.Dial == nil {
 		cfg.Dial = dialTCP
 	}
+	if cfg.Packet == nil && fast {
+		cfg.Packet = listenPacket
+	}
 	if cfg.DialFrom == nil {
 		cfg.DialFrom = dialMesh
 	}
@@ -131,6 +137,7 @@ func New(cfg Config) (*Proxy, error) {
 		wanted: make(chan struct{}, 1), roads: newRoads(cfg.Recent), nodes: map[volant.NodeID]*node{},
 		remotes: map[volant.MachineID]*remoteFacts{}, homes: map[volant.MachineID]*app{},
 	}
+	p.feed = newFeed(p)
 	p.reporter.bell = make(chan struct{}, 1)
 	p.routes.Store(&map[netip.AddrPort]*route{})
 	p.certs.Store(&certs{})
@@ -154,6 +161,7 @@ func (p *Proxy) Run(ctx context.Context) error {
 	for _, l := range loops {
 		p.sessions.Go(func() { l.run(ctx) })
 	}
+	p.sessions.Go(func() { p.feed.run(ctx) })
 	p.serve(ctx)
 	p.fronts.close()
 	p.pool.close()
@@ -287,6 +295,7 @@ func (p *Proxy) applyLocked(t Table, now time.Time) {
 	p.peering.Store(peering)
 	p.routes.Store(&routes)
 	p.nameRoutes(routes)
+	p.feed.tableLocked(&t)
 }
 
 // nameKey finds a route that serves HTTP without its address.

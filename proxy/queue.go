@@ -176,7 +176,7 @@ func (a *app) demand(w *waiter, n int) {
 	} else {
 		a.region(w.region).waiting += n
 	}
-	a.peak = max(a.peak, a.own())
+	a.peaked()
 	a.touch(n > 0)
 	if n > 0 && a.loud == 1 {
 		a.report.atOnce = true

@@ -23,10 +23,12 @@ type Events struct {
 	Load func(Load)
 	Wake func(Wake)
 	Why  func(why.Record) // refusals and wakes; connections are asked for by Query
-	// Fact is called with each fact of another node that the table's peers want, and Peer with what is known of a node.
-	// Both begin with all that is known.
+	// Fact is called with each fact of another node that the table's peers want, but Route, and Peer with what is known of
+	// a node. Both begin with all that is known; a slow receiver gets the newest of each.
 	Fact func(live.Fact)
 	Peer func(live.PeerState)
+
+	facts func([]live.Fact) // takes the place of Fact
 }
 
 // report is what the reporter keeps of an app; app.mu guards it.
@@ -47,6 +49,7 @@ type reporter struct {
 
 // touch says that the app's Load changed; a.mu is held.
 func (a *app) touch(urgent bool) {
+	a.p.feed.loadMoved(a, urgent)
 	if urgent && !a.report.urgent {
 		a.report.urgent = true
 		if a.report.dirty {
@@ -93,6 +96,8 @@ func (p *Proxy) Watch(ctx context.Context, ev Events) error {
 	for _, a := range p.allApps() {
 		p.tell(a, ev, true)
 	}
+	p.feed.watch()
+	defer p.feed.unwatch()
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	var noted time.Time // when records were told last
@@ -106,6 +111,7 @@ func (p *Proxy) Watch(ctx context.Context, ev Events) error {
 		case <-r.bell:
 		case <-timer.C:
 		}
+		p.feed.tell(ev)
 		next := p.tellDirty(ev)
 		if wait := time.Until(noted.Add(loadEvery)); wait <= 0 {
 			if r.tellNotes(ev) {
@@ -185,25 +191,9 @@ func (p *Proxy) tell(a *app, ev Events, all bool) time.Duration {
 
 // load is the app's Load now; a.mu is held.
 func (a *app) load() Load {
-	l := Load{
-		App: a.id, Group: a.group, Peak: max(a.peak, a.own()), Refused: a.refused,
-		Waiting: map[volant.Region]int{}, Entering: map[volant.Region]int{}, Slots: map[volant.MachineID]int{},
-	}
+	l := a.entering(a.peak)
+	l.Slots = map[volant.MachineID]int{}
 	a.peak = a.own()
-	for _, rc := range a.regions {
-		if rc.waiting > 0 {
-			l.Waiting[rc.region] = rc.waiting
-		}
-		if rc.held > 0 {
-			l.Entering[rc.region] = rc.held
-		}
-		if rc.spilled > 0 {
-			if l.Spilled == nil {
-				l.Spilled = map[volant.Region]int{}
-			}
-			l.Spilled[rc.region] = rc.spilled
-		}
-	}
 	for id, m := range a.machines {
 		if m.node != nil {
 			continue // its host tells
@@ -216,6 +206,29 @@ func (a *app) load() Load {
 			l.Accepting = append(l.Accepting, id)
 		case m.deaf:
 			l.Deaf = append(l.Deaf, id)
+		}
+	}
+	return l
+}
+
+// entering is what a Load says of the connections that enter here; a.mu is held.
+func (a *app) entering(peak int) Load {
+	l := Load{
+		App: a.id, Group: a.group, Peak: max(peak, a.own()), Refused: a.refused,
+		Waiting: map[volant.Region]int{}, Entering: map[volant.Region]int{},
+	}
+	for _, rc := range a.regions {
+		if rc.waiting > 0 {
+			l.Waiting[rc.region] = rc.waiting
+		}
+		if rc.held > 0 {
+			l.Entering[rc.region] = rc.held
+		}
+		if rc.spilled > 0 {
+			if l.Spilled == nil {
+				l.Spilled = map[volant.Region]int{}
+			}
+			l.Spilled[rc.region] = rc.spilled
 		}
 	}
 	return l

@@ -46,6 +46,7 @@ type app struct {
 
 	counts counts // not guarded by mu
 	report report // what the reporter keeps here
+	fed    fed    // what the feed does
 }
 
 type regionCount struct {
@@ -66,6 +67,8 @@ type machine struct {
 	slots   int           // over all services
 	life    *life         // of its guest
 	leave   chan struct{} // closed when its clients are asked to leave
+	// moved says that other nodes are to hear of its slots, and hasty that they are at once.
+	moved, hasty bool
 }
 
 // service is one internal port of an app.
@@ -93,6 +96,8 @@ type place struct {
 	index int // in svc.cands; -1 when the table no longer has it
 	used  int32
 	seq   uint64 // orders the counts of used that others are told
+	// usedTold is the used that other nodes were told last.
+	usedTold int32
 	// Of a machine on another node used is what this one holds, granted of that what its host has granted, and others
 	// what is held besides, by the newest word of the host.
 	granted, others int32
@@ -210,7 +215,7 @@ func (a *app) seat(c choice, pl *place, w *waiter) seat {
 		probing: probing, node: pl.m.node, foreign: w.from != nil, life: pl.m.lifeNow(), leave: pl.m.leave,
 	}
 	a.hold(&st, 1)
-	a.peak = max(a.peak, a.own())
+	a.peaked()
 	a.touch(pl.used == pl.soft || pl.used == pl.hard)
 	return st
 }
@@ -230,13 +235,21 @@ func (a *app) hold(st *seat, n int) {
 	}
 }
 
+// peaked notes how many there are at once.
+func (a *app) peaked() {
+	n := a.own()
+	a.peak, a.fed.peak = max(a.peak, n), max(a.fed.peak, n)
+}
+
 // own is how many connections hold a slot or wait for one that entered here.
 func (a *app) own() int { return a.held + a.loud - a.foreign.held - a.foreign.loud }
 
 // add changes the count of slots; app.mu is held.
 func (pl *place) add(n int32) {
 	pl.used += n
-	pl.seq = pl.svc.app.p.slotSeq.Add(1)
+	p := pl.svc.app.p
+	pl.seq = p.slotSeq.Add(1)
+	p.feed.slotsMoved(pl)
 	pl.rerank()
 }
 
@@ -505,6 +518,9 @@ func (m *machine) flags(port uint16) flags {
 	}
 	if m.node != nil && m.node.away.Load() {
 		f |= away
+	}
+	if m.node != nil && m.node.silent.Load() {
+		f |= unheard
 	}
 	if m.cfg.Cordoned {
 		f |= cordoned
