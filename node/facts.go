@@ -1,11 +1,8 @@
 package node
 
 import (
-	"encoding/json"
-
 	volant "github.com/volant-edge/volant"
 	"github.com/volant-edge/volant/live"
-	"github.com/volant-edge/volant/proxy"
 )
 
 // room is what a node tells of its host, and of the way to other regions.
@@ -30,14 +27,4 @@ func roomFact(node volant.NodeID, v live.Version, r room) (live.Fact, error) {
 		f, err = live.EncodeRoom(node, v, r)
 	}
 	return f, err
-}
-
-func decodeLoad(b []byte) (l proxy.Load, err error) {
-	err = json.Unmarshal(b, &l)
-	return l, err
-}
-
-func decodeSlots(b []byte) (n int, err error) {
-	err = json.Unmarshal(b, &n)
-	return n, err
 }

@@ -2,12 +2,12 @@ package node
 
 import (
 	"context"
-	"strings"
 	"time"
 
 	volant "github.com/volant-edge/volant"
 	"github.com/volant-edge/volant/catalog"
 	"github.com/volant-edge/volant/live"
+	"github.com/volant-edge/volant/proxy"
 	"github.com/volant-edge/volant/scale"
 )
 
@@ -63,30 +63,23 @@ func (p *Platform) factRoom(f live.Fact) error {
 }
 
 func (p *Platform) factLoad(f live.Fact) error {
-	app, group, err := loadKey(f.Key.ID)
+	l, err := proxy.DecodeLoad(f)
 	if err != nil {
 		return err
 	}
-	at := groupKey{app, group}
-	l := p.known.load(f.Node, at, nil)
-	if !f.Gone {
-		if l, err = decodeLoad(f.Body); err != nil {
-			return err
-		}
-	}
-	l.App, l.Group = app, group
 	p.known.setLoad(f, l)
-	p.passLoad(p.cat.Snapshot(), f.Node, at)
+	p.passLoad(p.cat.Snapshot(), f.Node, groupKey{l.App, l.Group})
 	return nil
 }
 
 func (p *Platform) factSlots(f live.Fact) error {
+	_, ports, err := proxy.DecodeSlots(f)
+	if err != nil {
+		return err
+	}
 	n := 0
-	if !f.Gone {
-		var err error
-		if n, err = decodeSlots(f.Body); err != nil {
-			return err
-		}
+	for _, port := range ports {
+		n += port.Held
 	}
 	p.known.setSlots(f, n)
 	snap := p.cat.Snapshot()
@@ -203,13 +196,4 @@ func (p *Platform) pokeApps(apps map[volant.AppID]bool) {
 			p.deploys.Poke(id)
 		}
 	}
-}
-
-// loadKey is the group of an app that the ID of a fact about demand names.
-func loadKey(id string) (volant.AppID, string, error) {
-	app, group, ok := strings.Cut(id, "/")
-	if !ok || app == "" {
-		return "", "", volant.Invalidf("%q names no group of an app", id)
-	}
-	return volant.AppID(app), group, nil
 }

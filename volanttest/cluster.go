@@ -263,7 +263,7 @@ func (s *spot) join(parts *node.Parts) {
 		if s.down {
 			return nil, nil, volant.Errorf(volant.ErrUnavailable, "the node is down")
 		}
-		return s.link(), func() {}, nil
+		return s.p.Proxy, func() {}, nil
 	}
 }
 
@@ -281,6 +281,8 @@ func (s *spot) proxyConfig() proxy.Config {
 			}
 			return s.p.Net.Dial(ctx, addr)
 		},
+		DialFrom: s.c.Mesh.DialFrom,
+		Packet:   s.c.Mesh.ListenPacket,
 	}
 }
 
