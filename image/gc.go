@@ -68,6 +68,9 @@ func (s *Store) GC(ctx context.Context, keep func(volant.Digest) bool) (Freed, e
 	if err != nil {
 		return Freed{}, fmt.Errorf("collect unused images: %w", err)
 	}
+	if err := s.sweepParts(); err != nil {
+		return Freed{}, fmt.Errorf("collect unused images: %w", err)
+	}
 	kept := s.kept(files, keep)
 	slices.SortFunc(files, func(a, b stored) int { return a.used.Compare(b.used) })
 	var freed Freed

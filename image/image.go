@@ -1,6 +1,8 @@
 package image
 
 import (
+	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -21,6 +23,14 @@ type Config struct {
 	MaxEntries int           // entries of all layers; 0 means 500,000
 	Grace      time.Duration // how long GC spares what nobody refers to yet; 0 means 1 hour
 	Log        *slog.Logger  // nil discards
+
+	Peers   Peers         // nil: there are no other nodes
+	Streams int           // that other nodes are read by at a time; 0 means 8
+	Piece   int64         // bytes of a blob that are kept or fetched again as one; 0 means 4 MiB
+	Stall   time.Duration // how long a node may be silent while it sends; 0 means 5 s
+	Within  time.Duration // for all of an image; 0 means 1 hour
+	// Origin gets an image from where it came from first; errors.ErrUnsupported if that is not known.
+	Origin func(ctx context.Context, d volant.Digest, progress func(Progress)) error
 }
 
 func (c Config) withDefaults() Config {
@@ -36,6 +46,8 @@ func (c Config) withDefaults() Config {
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
+	c.Streams, c.Piece = cmp.Or(c.Streams, 8), cmp.Or(c.Piece, 4<<20)
+	c.Stall, c.Within = cmp.Or(c.Stall, 5*time.Second), cmp.Or(c.Within, time.Hour)
 	return c
 }
 
@@ -54,8 +66,11 @@ type Store struct {
 	cfg Config
 	log *slog.Logger
 
-	mu      sync.Mutex // guards flights
-	flights map[volant.Digest]*flight
+	mu       sync.Mutex // guards flights and fetching
+	flights  map[volant.Digest]*flight
+	fetching map[volant.Digest]chan struct{} // blobs that come from other nodes; closed when that has ended
+
+	streams chan struct{} // one in it for each stream from another node
 
 	scratch sync.Mutex   // one template is made at a time
 	sweep   sync.RWMutex // held to write while GC looks at a file and removes it
@@ -63,12 +78,14 @@ type Store struct {
 
 // Open opens the store in dir, makes its directories and removes what an earlier process left half-made.
 func Open(dir string, cfg Config) (*Store, error) {
-	s := &Store{dir: dir, cfg: cfg.withDefaults(), flights: make(map[volant.Digest]*flight)}
-	s.log = s.cfg.Log
+	s := &Store{
+		dir: dir, cfg: cfg.withDefaults(), flights: make(map[volant.Digest]*flight), fetching: make(map[volant.Digest]chan struct{}),
+	}
+	s.log, s.streams = s.cfg.Log, make(chan struct{}, s.cfg.Streams)
 	if err := os.RemoveAll(s.path("tmp")); err != nil {
 		return nil, fmt.Errorf("open image store: %w", err)
 	}
-	for _, d := range []string{"blobs/sha256", "orgs", "rootfs", "scratch", "tmp"} {
+	for _, d := range []string{"blobs/sha256", "orgs", "parts", "rootfs", "scratch", "tmp"} {
 		if err := os.MkdirAll(s.path(d), 0o700); err != nil {
 			return nil, fmt.Errorf("open image store: %w", err)
 		}

@@ -22,12 +22,15 @@ var plainOrg = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{0,62}$`)
 
 // orgDir is the directory of an organization's marks. A mark is an empty file with a blob's name: the
 // organization has shown that it has the blob's content, so it may know that the blob is here.
-func (s *Store) orgDir(org volant.OrgID) string {
+func (s *Store) orgDir(org volant.OrgID) string { return s.path("orgs", MarkOf(org)) }
+
+// MarkOf is the name of an organization's directory of marks, by which stores tell each other of it.
+func MarkOf(org volant.OrgID) string {
 	if plainOrg.MatchString(string(org)) {
-		return s.path("orgs", string(org))
+		return string(org)
 	}
 	sum := sha256.Sum256([]byte(org))
-	return s.path("orgs", "_"+hex.EncodeToString(sum[:]))
+	return "_" + hex.EncodeToString(sum[:])
 }
 
 // Owns says whether the organization has shown that it has the blob, and the blob is here; like Has it
@@ -85,7 +88,11 @@ func (s *Store) own(org volant.OrgID, ds ...volant.Digest) error {
 	if org == AnyOrg {
 		return nil
 	}
-	dir := s.orgDir(org)
+	return s.ownBy(s.orgDir(org), ds...)
+}
+
+// ownBy makes marks in an organization's directory of them.
+func (s *Store) ownBy(dir string, ds ...volant.Digest) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return s.diskFull(fmt.Errorf("note who has a blob: %w", err))
 	}

@@ -99,6 +99,8 @@ type sharedMeter struct {
 	Progress
 	tell func(Progress)
 	told int64
+
+	fresh int64 // bytes that came and were kept
 }
 
 func (m *sharedMeter) add(n int64) {
@@ -108,6 +110,22 @@ func (m *sharedMeter) add(n int64) {
 	if m.Done-m.told >= 1<<20 {
 		m.reportLocked()
 	}
+}
+
+// begin says how many bytes are to come, of which some may be here.
+func (m *sharedMeter) begin(n int64) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.Done, m.Total = 0, n
+	m.reportLocked()
+}
+
+// landed adds to the bytes that came to stay, and says how many did.
+func (m *sharedMeter) landed(n int64) int64 {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.fresh += n
+	return m.fresh
 }
 
 func (m *sharedMeter) report() {

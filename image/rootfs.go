@@ -179,6 +179,11 @@ func (s *Store) converted(d volant.Digest) (Rootfs, error) {
 
 // convert makes the root disk of an image.
 func (s *Store) convert(ctx context.Context, d volant.Digest, progress func(Progress)) (Rootfs, error) {
+	if s.cfg.Peers != nil || s.cfg.Origin != nil {
+		if err := s.Complete(ctx, d, progress); err != nil {
+			return Rootfs{}, err
+		}
+	}
 	m, err := readManifest(s.Blob, d)
 	if err != nil {
 		return Rootfs{}, err
