@@ -122,17 +122,17 @@ func (s *Server) image(ctx context.Context, c *call, org volant.OrgID, ref strin
 		if !s.Images.Has(c.who.org, d) && !s.Images.Has(org, d) {
 			return "", volant.Errorf(volant.ErrNotFound, "image %s was not uploaded here", d).WithRemedy("upload its blobs first; `volant deploy` does")
 		}
-		if err := s.Images.Grant(org, d); err != nil {
+		if err := s.Images.Prepare(ctx, d, nil); err != nil { // it may come from another node by that
 			return "", err
 		}
-	} else {
-		if err := checkRef(ref); err != nil {
-			return "", err
-		}
-		var err error
-		if d, err = s.Images.Resolve(ctx, Pull{Ref: ref, Org: org, Anywhere: c.who.org == AnyOrg}, nil); err != nil {
-			return "", err
-		}
+		return d, s.Images.Grant(org, d)
+	}
+	if err := checkRef(ref); err != nil {
+		return "", err
+	}
+	d, err := s.Images.Resolve(ctx, Pull{Ref: ref, Org: org, Anywhere: c.who.org == AnyOrg}, nil)
+	if err != nil {
+		return "", err
 	}
 	return d, s.Images.Prepare(ctx, d, nil)
 }

@@ -4,7 +4,8 @@
 //	  ─► Source ─► PutFor ─► blobs/sha256 ─► Rootfs ─► rootfs/HEX.erofs
 //
 // A client reads an image with a [Source] and uploads its blobs by digest; the server does the same
-// with [Store.Import], or pulls from a registry with [Store.Pull]. [Store.Rootfs] merges the layers, once per manifest digest, into one read-only
+// with [Store.Import], or pulls from a registry with [Store.Pull]. What other nodes have comes by [Store.Complete], in
+// pieces and from several of them at once. [Store.Rootfs] merges the layers, once per manifest digest, into one read-only
 // EROFS file that all machines of the image share; [Store.Scratch] makes their writable disks.
 //
 // # Invariants
@@ -19,6 +20,8 @@
 //     it. A digest alone gives nothing, and does not even tell whether the blob is here. See [Store.Owns].
 //   - Whoever pulls for others connects only where its transport allows; see [NewTransport]. Credentials
 //     live as long as the call they came with.
+//   - What other nodes send is trusted no more than an upload: its digest decides, and who sent a damaged blob is not
+//     asked for it again. Pieces that came are kept, below parts, for a later call. Whose a blob is, nodes tell each other.
 //   - Equal images give equal root disks, on every node.
 //
 // # What becomes of a layer's entries

@@ -2,10 +2,16 @@ package image_test
 
 import (
 	"bytes"
+	"context"
+	"encoding/json"
 	"errors"
+	"fmt"
+	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
+	"testing/synctest"
 
 	"github.com/volant-edge/volant"
 	"github.com/volant-edge/volant/image"
@@ -89,5 +95,52 @@ func FuzzIndex(f *testing.F) {
 		if d, err := image.Choose(index, tag); err == nil && !d.Valid() {
 			t.Errorf("digest %q", string(d))
 		}
+	})
+}
+
+// liar is a node that answers anything.
+type liar struct {
+	held []image.Held
+	body []byte
+}
+
+func (l liar) Have(context.Context, []volant.Digest) ([]image.Holding, error) {
+	return []image.Holding{{Node: "00000001", Blobs: slices.Clone(l.held)}, {Node: "00000002", Blobs: slices.Clone(l.held)}}, nil
+}
+
+func (l liar) Open(_ context.Context, _ volant.NodeID, _ volant.Digest, off, n int64) (io.ReadCloser, error) {
+	b := l.body[min(off, int64(len(l.body))):]
+	return io.NopCloser(bytes.NewReader(b[:min(n, int64(len(b)))])), nil
+}
+
+func FuzzPeers(f *testing.F) {
+	body := []byte("a blob")
+	d := digest(body)
+	for _, s := range []string{
+		fmt.Sprintf(`[{"digest":%q,"size":6,"orgs":["acme","../x"]}]`, string(d)),
+		fmt.Sprintf(`[{"digest":%q,"size":7},{"digest":%q,"size":6}]`, string(d), string(d)),
+		fmt.Sprintf(`[{"digest":%q,"size":-1}]`, string(d)), `[{"digest":"sha256:../x","size":1}]`, `[{}]`,
+	} {
+		f.Add([]byte(s), body)
+		f.Add([]byte(s), []byte("others"))
+	}
+	f.Fuzz(func(t *testing.T, answer, sent []byte) {
+		var held []image.Held
+		if json.Unmarshal(answer, &held) != nil {
+			return
+		}
+		synctest.Test(t, func(t *testing.T) {
+			s, _ := open(t, image.Config{Peers: liar{held, sent}, Piece: 4, MaxBytes: 1 << 10})
+			for _, get := range []func() error{
+				func() error { return s.Bring(t.Context(), d) }, func() error { return s.Complete(t.Context(), d, nil) },
+			} {
+				if err := get(); err == nil && !bytes.Equal(sent, body) {
+					t.Errorf("%q came as %q", sent, body)
+				}
+			}
+			if s.Has(d) && !bytes.Equal(sent, body) {
+				t.Errorf("%q is kept as %q", sent, body)
+			}
+		})
 	})
 }

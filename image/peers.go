@@ -59,6 +59,7 @@ func (s *Store) Held(ds []volant.Digest, mark string) []Held {
 		}
 	}
 	var out []Held
+	most := 40 * maxMarks // in all
 	for _, d := range ds[:min(len(ds), MaxAsked)] {
 		if !s.Has(d) {
 			continue
@@ -70,11 +71,12 @@ func (s *Store) Held(ds []volant.Digest, mark string) []Held {
 		h := Held{Blob: Blob{Digest: d, Size: st.Size()}}
 		now := time.Now()
 		for _, o := range orgs {
-			if !markRule.MatchString(o) || len(h.Orgs) == maxMarks {
+			if !markRule.MatchString(o) || len(h.Orgs) == maxMarks || most == 0 {
 				continue
 			}
 			if os.Chtimes(s.path("orgs", o, d.Hex()), now, now) == nil {
 				h.Orgs = append(h.Orgs, o)
+				most--
 			}
 		}
 		out = append(out, h)
@@ -120,6 +122,10 @@ func (s *Store) complete(d volant.Digest) bool {
 	raw, err := s.Document(d)
 	if err != nil {
 		return false
+	}
+	if MediaType(raw, "").IsIndex() {
+		ours, err := s.ForPlatform(d)
+		return errors.Is(err, volant.ErrInvalid) || err == nil && ours != d && s.complete(ours)
 	}
 	m, _, err := parseManifest(d, raw)
 	if err != nil {
@@ -192,12 +198,22 @@ type brokenOff struct{ error }
 
 func (b *brokenOff) Unwrap() error { return b.error }
 
-// ask asks the other nodes.
+// ask asks the other nodes, and takes of their answers what can be.
 func (s *Store) ask(ctx context.Context, ds []volant.Digest) ([]Holding, error) {
 	if s.cfg.Peers == nil {
-		return nil, volant.Errorf(volant.ErrNotFound, "blob %s is not here", string(ds[0])).WithRemedy("upload it")
+		return nil, nobody(ds[0], nil)
 	}
-	return s.cfg.Peers.Have(ctx, ds)
+	all, err := s.cfg.Peers.Have(ctx, ds)
+	for i := range all {
+		h := &all[i]
+		seen := map[volant.Digest]bool{}
+		h.Blobs = slices.DeleteFunc(h.Blobs, func(b Held) bool {
+			bad := seen[b.Digest] || !slices.Contains(ds, b.Digest) || b.Size < 0 || b.Size > s.cfg.MaxBytes
+			seen[b.Digest] = true
+			return bad
+		})
+	}
+	return all, err
 }
 
 // nobody is the error of a blob that no node has.
@@ -223,6 +239,9 @@ func (s *Store) gather(ctx context.Context, d volant.Digest, bar *sharedMeter) e
 	raw, orgs, err := s.manifestOf(ctx, d)
 	if err != nil {
 		return err
+	}
+	if MediaType(raw, "").IsIndex() {
+		return s.gatherIndex(ctx, d, raw, orgs, bar)
 	}
 	m, _, err := parseManifest(d, raw)
 	if err != nil {
@@ -253,6 +272,29 @@ func (s *Store) gather(ctx context.Context, d volant.Digest, bar *sharedMeter) e
 		missing = s.missing(missing)
 	}
 	bar.report()
+	if err := s.Put(ctx, d, bytes.NewReader(raw)); err != nil {
+		return err
+	}
+	return s.mark(d, orgs)
+}
+
+// gatherIndex gets the image of an index that is for our platform.
+func (s *Store) gatherIndex(ctx context.Context, d volant.Digest, raw []byte, orgs []string, bar *sharedMeter) error {
+	var all []candidate
+	read := func(d volant.Digest) ([]byte, error) {
+		raw, _, err := s.manifestOf(ctx, d)
+		return raw, err
+	}
+	if err := collect(read, raw, "", 0, &all); err != nil {
+		return err
+	}
+	ours, err := choose(all, "")
+	if err != nil {
+		return err
+	}
+	if err := s.gather(ctx, ours, bar); err != nil {
+		return err
+	}
 	if err := s.Put(ctx, d, bytes.NewReader(raw)); err != nil {
 		return err
 	}

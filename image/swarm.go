@@ -272,8 +272,7 @@ func (w *swarm) takeLocked() *stream {
 		src := b.pick()
 		if src == nil {
 			if len(b.from) == 0 && !w.runsLocked(b) {
-				w.failLocked(&brokenOff{volant.Errorf(volant.ErrUnavailable, "blob %s: each node that has it failed", string(b.blob.Digest)).
-					WithRemedy("look at `volant nodes list`; or deploy or push the image again")})
+				w.failLocked(allFailed(b.blob.Digest))
 				return nil
 			}
 			continue
@@ -454,14 +453,22 @@ func (w *swarm) finish(b *want) error {
 		b.from = slices.DeleteFunc(b.from, func(s *source) bool { return s == b.used[0] })
 	}
 	b.wrong++
-	if b.wrong == mistakes {
+	if b.wrong == mistakes || b.pieces() == 0 {
 		b.from = nil
 	}
 	w.bar.add(-b.blob.Size)
 	w.bar.landed(-b.blob.Size)
 	b.used, b.resumed, b.left = nil, false, len(b.state)
 	clear(b.state)
+	if len(b.from) == 0 {
+		return allFailed(b.blob.Digest)
+	}
 	return errWrong
+}
+
+func allFailed(d volant.Digest) error {
+	return &brokenOff{volant.Errorf(volant.ErrUnavailable, "blob %s: each node that has it failed", string(d)).
+		WithRemedy("look at `volant nodes list`; or deploy or push the image again")}
 }
 
 var errWrong = errors.New("it is another blob")
@@ -519,4 +526,3 @@ func (w *swarm) blame(st *stream, err error) {
 		}
 	}
 }
-

@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"slices"
 	"syscall"
 	"time"
 
@@ -70,6 +71,26 @@ func (s *server) imageInUse(d volant.Digest) bool {
 		}
 	}
 	return false
+}
+
+// imageSources are the references by which an image's digest was found, as machines and releases name them.
+func (s *server) imageSources(d volant.Digest) []source {
+	snap := s.platform.cat.Snapshot()
+	var out []source
+	add := func(image volant.Digest, ref string, org volant.OrgID) {
+		if x := (source{ref, org}); image == d && !slices.Contains(out, x) {
+			out = append(out, x)
+		}
+	}
+	for _, a := range snap.Apps() {
+		for _, r := range snap.Releases(a.App) {
+			add(r.Image, r.Config.Image, r.Org)
+		}
+		for _, m := range snap.Machines(a.App) {
+			add(m.Image, m.Config.Image, m.Org)
+		}
+	}
+	return out
 }
 
 // diskUsed is the share of the directory's disk that is used, in percent.

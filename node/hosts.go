@@ -69,11 +69,16 @@ func (s *server) parts(ctx context.Context) (Parts, func() error, error) {
 	if err != nil {
 		return p, closeAll, err
 	}
-	if s.images, err = image.Open(imageDir, image.Config{MaxBytes: int64(s.cfg.Image.MaxSizeMB) << 20, Log: s.cfg.Log}); err != nil {
+	im := newImages(nil, s.cfg.Image, s.dir.Root())
+	p.Others = NewOthers()
+	s.images, err = image.Open(imageDir, image.Config{
+		MaxBytes: int64(s.cfg.Image.MaxSizeMB) << 20, Log: s.cfg.Log, Peers: p.Others, Origin: im.origin,
+	})
+	if err != nil {
 		return p, closeAll, err
 	}
-	im := newImages(s.images, s.cfg.Image, s.dir.Root())
-	im.listen, im.keep = s.cfg.API.Listen, s.imageInUse
+	p.Stored, im.Store, im.others = s.images, s.images, p.Others
+	im.listen, im.keep, im.sources = s.cfg.API.Listen, s.imageInUse, s.imageSources
 	im.tag = func(org volant.OrgID, repository, tag string) (*volant.Image, bool) {
 		return s.platform.cat.Snapshot().Image(org, repository, tag)
 	}

@@ -27,6 +27,7 @@ import (
 const (
 	pullsAtOnce = 8
 	pullWithin  = time.Hour
+	ownsWithin  = 5 * time.Second // to ask all other nodes
 )
 
 // images is the image store as control asks for it.
@@ -39,20 +40,64 @@ type images struct {
 	listen string                                                               // the API's address, where the own registry is too
 	tag    func(org volant.OrgID, repository, tag string) (*volant.Image, bool) // of the own registry
 	keep   func(volant.Digest) bool                                             // what a tag, release or machine needs
+
+	others  *Others // nil: there are no other nodes
+	sources func(volant.Digest) []source
+}
+
+// source is where an image was pulled from, and for whom.
+type source struct {
+	ref string
+	org volant.OrgID
 }
 
 func newImages(s *image.Store, cfg ImageConfig, data string) *images {
 	return &images{
 		Store: s, cfg: cfg, data: data, slots: make(chan struct{}, pullsAtOnce),
 		tag:  func(volant.OrgID, string, string) (*volant.Image, bool) { return nil, false },
-		keep: func(volant.Digest) bool { return true },
+		keep: func(volant.Digest) bool { return true }, sources: func(volant.Digest) []source { return nil },
 	}
 }
 
+// Has says whether an organization has a blob, here or on another node.
 func (s *images) Has(org volant.OrgID, d volant.Digest) bool { return s.Owns(org, d) }
 
+// Owns is Has: what is on another node comes when it is needed.
+func (s *images) Owns(org volant.OrgID, d volant.Digest) bool {
+	if s.Store.Owns(org, d) {
+		return true
+	}
+	if s.others == nil || !d.Valid() {
+		return false
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), ownsWithin)
+	defer cancel()
+	return s.others.owns(ctx, org, d)
+}
+
+// origin gets an image that no node has from where it was pulled once.
+func (s *images) origin(ctx context.Context, d volant.Digest, progress func(image.Progress)) error {
+	err := errors.ErrUnsupported
+	for _, src := range s.sources(d) {
+		if volant.Digest(src.ref).Valid() || image.IsFile(src.ref) { // it was uploaded
+			continue
+		}
+		ref, perr := image.ParseRef(src.ref)
+		if perr != nil || s.isOwn(ref.Registry) {
+			continue
+		}
+		ref.Tag, ref.Digest = "", d
+		var got volant.Digest
+		got, err = s.pull(ctx, ref, control.Pull{Ref: ref.String(), Org: src.org}, progress)
+		if err == nil && got == d {
+			return nil
+		}
+	}
+	return err
+}
+
 func (s *images) Put(ctx context.Context, org volant.OrgID, d volant.Digest, r io.Reader) error {
-	if !s.Owns(org, d) {
+	if !s.Store.Owns(org, d) {
 		if err := s.admit(org); err != nil {
 			return err
 		}
@@ -61,8 +106,14 @@ func (s *images) Put(ctx context.Context, org volant.OrgID, d volant.Digest, r i
 }
 
 func (s *images) Prepare(ctx context.Context, d volant.Digest, progress func(phase string, done, total int64)) error {
-	_, err := s.Convert(ctx, d, tell(progress))
-	return err
+	if _, err := s.Convert(ctx, d, tell(progress)); err != nil {
+		return err
+	}
+	if s.others == nil {
+		return nil
+	}
+	s.others.spread(ctx, d)
+	return s.Complete(ctx, d, tell(progress)) // its root disk may have been here alone
 }
 
 func tell(progress func(phase string, done, total int64)) func(image.Progress) {
@@ -81,8 +132,13 @@ func (s *images) Resolve(ctx context.Context, p control.Pull, progress func(phas
 		return "", err
 	}
 	if s.isOwn(ref.Registry) {
-		return s.ofOwn(ref, p)
+		return s.ofOwn(ctx, ref, p)
 	}
+	return s.pull(ctx, ref, p, tell(progress))
+}
+
+// pull pulls an image from another registry than our own.
+func (s *images) pull(ctx context.Context, ref image.Ref, p control.Pull, progress func(image.Progress)) (volant.Digest, error) {
 	if err := s.admit(p.Org); err != nil {
 		return "", err
 	}
@@ -96,6 +152,7 @@ func (s *images) Resolve(ctx context.Context, p control.Pull, progress func(phas
 	}
 	r := image.Remote{Insecure: s.cfg.Insecure, Auth: image.Auth(p.Auth)}
 	if p.Auth == (api.RegistryAuth{}) {
+		var err error
 		if r.Auth, err = s.credentials(p.Org, ref.Registry); err != nil {
 			return "", err
 		}
@@ -103,7 +160,7 @@ func (s *images) Resolve(ctx context.Context, p control.Pull, progress func(phas
 	if !p.Anywhere && !slices.Contains(s.cfg.Private, ref.Registry) {
 		r.Base = image.NewTransport(outside)
 	}
-	return s.Pull(ctx, p.Org, p.Ref, r, tell(progress))
+	return s.Pull(ctx, p.Org, p.Ref, r, progress)
 }
 
 var shared = netip.MustParsePrefix("100.64.0.0/10") // of carriers' NAT, and of many private networks

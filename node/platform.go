@@ -18,6 +18,7 @@ import (
 	"github.com/volant-edge/volant/control"
 	"github.com/volant-edge/volant/deploy"
 	"github.com/volant-edge/volant/host"
+	"github.com/volant-edge/volant/image"
 	"github.com/volant-edge/volant/internal/perapp"
 	"github.com/volant-edge/volant/mesh"
 	"github.com/volant-edge/volant/microvm"
@@ -56,6 +57,8 @@ type Parts struct {
 
 	Uploads   control.Images
 	Blobs     registry.Images // nil: no registry
+	Stored    *image.Store    // that other nodes read; nil: none do
+	Others    *Others         // that Stored gets blobs from
 	Addresses control.Addresses
 	Secrets   *secret.Box  // opens and seals secrets and private keys
 	Domain    string       // apps have names below it; DefaultDomain
@@ -159,6 +162,9 @@ func NewPlatform(parts Parts) (*Platform, error) {
 	p.serveReasons()
 	p.serveHears()
 	p.serveMesh()
+	if p.Stored != nil && p.Others != nil {
+		p.Others.join(p, p.Stored)
+	}
 	p.scaler = scale.New(p.fleet, scale.Config{Why: p.Reasons, Log: p.Log})
 	p.deploys = deploy.New(&deployFleet{p.fleet}, deploy.Config{Why: p.Reasons, Log: p.Log})
 	p.keeper = schedule.New(&scheduleFleet{p.fleet}, schedule.Config{Why: p.Reasons, Log: p.Log})
@@ -168,7 +174,7 @@ func NewPlatform(parts Parts) (*Platform, error) {
 	p.holder = perapp.NewHolder(appTerms{p.terms}, p.Log, p.holding, p.scaler, p.deploys, p.keeper)
 	var reg control.Registry
 	if p.Blobs != nil {
-		reg = v2{registry.New(p.Blobs, tags{p.Store, p.cat, p.Reasons}, p.Log)}
+		reg = v2{registry.New(p.Blobs, tags{p.Store, p.cat, p.Reasons, p.Others}, p.Log)}
 	}
 	deps := control.Deps{
 		Registry: reg,
@@ -201,6 +207,9 @@ func (p *Platform) Run(ctx context.Context) error {
 		}
 		g.Go(func() error { p.edge.run(ctx); return nil })
 		g.Go(func() error { return named("peers", p.servePeers(ctx)) })
+		if p.Stored != nil && p.Others != nil {
+			g.Go(func() error { p.Others.run(ctx, p.Stored); return nil })
+		}
 		g.Go(func() error { return named("facts", p.telling.run(ctx)) })
 		g.Go(func() error { return named("nodes", p.watchNodes(ctx)) })
 		g.Go(func() error { return named("joins", p.letIn(ctx)) })

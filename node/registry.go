@@ -26,9 +26,10 @@ func (v v2) Serve(w http.ResponseWriter, r *http.Request, who control.RegistryCa
 
 // tags keeps tags in the intent.
 type tags struct {
-	store store.Store
-	cat   *catalog.Catalog
-	why   why.Log
+	store  store.Store
+	cat    *catalog.Catalog
+	why    why.Log
+	others *Others // nil: there are no other nodes
 }
 
 func (t tags) Tag(org volant.OrgID, repository, tag string) (*volant.Image, bool) {
@@ -62,6 +63,9 @@ func (t tags) SetTag(ctx context.Context, actor string, i volant.Image) error {
 		}
 		if err != nil {
 			return err
+		}
+		if t.others != nil {
+			t.others.spread(ctx, i.Digest)
 		}
 		t.audit(actor, &i, "image_tagged", i.Repository+":"+i.Tag+" is "+i.Digest.String()+" now")
 		return t.cat.Wait(ctx, rev)
@@ -99,7 +103,7 @@ func (s *images) isOwn(name string) bool {
 }
 
 // ofOwn finds an image in the server's own registry.
-func (s *images) ofOwn(ref image.Ref, p control.Pull) (volant.Digest, error) {
+func (s *images) ofOwn(ctx context.Context, ref image.Ref, p control.Pull) (volant.Digest, error) {
 	org, repo := registry.Split(ref.Repository, p.Org)
 	gone := volant.Errorf(volant.ErrNotFound, "this server's registry has no image %s", strings.TrimPrefix(ref.String(), ref.Registry+"/")).
 		WithRemedy("push it with `volant image push`; see `volant image list`")
@@ -115,6 +119,11 @@ func (s *images) ofOwn(ref image.Ref, p control.Pull) (volant.Digest, error) {
 		d = t.Digest
 	} else if !s.Owns(org, d) {
 		return "", gone
+	}
+	if s.others != nil {
+		if err := s.Complete(ctx, d, nil); err != nil {
+			return "", err
+		}
 	}
 	if p.Org != org {
 		if err := s.Grant(p.Org, d); err != nil {

@@ -29,6 +29,9 @@ func (g *Registry) blob(r *request) error {
 	if !g.images.Owns(r.view(), d) {
 		return oops(http.StatusNotFound, "BLOB_UNKNOWN", "blob %s is not in %s", d, r.name).WithRemedy("push it first")
 	}
+	if err := g.images.Bring(r.Context(), d); err != nil {
+		return err
+	}
 	f, n, err := g.images.Blob(d)
 	if err != nil {
 		return err

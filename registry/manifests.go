@@ -48,6 +48,11 @@ func (g *Registry) getManifest(r *request) error {
 	} else if !g.images.Owns(r.view(), d) {
 		return unknown(r)
 	}
+	if err := g.images.Bring(r.Context(), d); errors.Is(err, volant.ErrNotFound) {
+		return unknown(r)
+	} else if err != nil {
+		return err
+	}
 	raw, err := g.images.Document(d)
 	if errors.Is(err, volant.ErrNotFound) || errors.Is(err, volant.ErrInvalid) {
 		return unknown(r)

@@ -26,7 +26,10 @@ type Caller struct {
 
 // Images keeps blobs.
 type Images interface {
+	// Owns says whether an organization has a blob, on this node or another.
 	Owns(org volant.OrgID, d volant.Digest) bool
+	// Bring makes sure that a blob is on this node.
+	Bring(ctx context.Context, d volant.Digest) error
 	PutFor(ctx context.Context, org volant.OrgID, d volant.Digest, r io.Reader) error
 	Blob(d volant.Digest) (io.ReadCloser, int64, error)
 	Document(d volant.Digest) ([]byte, error)
