@@ -69,9 +69,22 @@ func TestJoinBrokenOff(t *testing.T) {
 	if _, err := second.AddMember(t.Context(), p.name(2), p.at(2)); !errors.Is(err, volant.ErrExists) {
 		t.Errorf("added twice: %v", err)
 	}
+	// Its directory lost, it must not come back empty: others count on what it had.
+	p.stop(2, false)
+	if _, err := etcd.SetAside(p.config(2).Dir); err != nil {
+		t.Fatal(err)
+	}
+	cfg := p.config(2)
+	cfg.Join = &in
+	if _, err := etcd.Open(t.Context(), cfg); !errors.Is(err, volant.ErrPrecondition) {
+		t.Errorf("joined again with an empty directory: %v", err)
+	}
 }
 
 func TestRemovedMember(t *testing.T) {
+	if testing.Short() {
+		t.Skip("members come and go at most every 5 s")
+	}
 	t.Parallel()
 	p := newPlanet(t)
 	first := p.start(1, nil)
@@ -155,4 +168,66 @@ func TestGrowAndShrink(t *testing.T) {
 	local.check(t, first)
 	far.check(t, first)
 	t.Logf("local: %d written, longest gap %s; far: %d written, longest gap %s, %d in doubt", len(local.acked), local.gap, len(far.acked), far.gap, far.maybe)
+}
+
+// firstWrite tries to write every 50 ms, and returns when the first was acknowledged.
+func firstWrite(t *testing.T, s store.Store, round int) time.Duration {
+	t.Helper()
+	began := time.Now()
+	done := make(chan time.Duration, 1)
+	for i := range 400 {
+		go func() {
+			if _, err := s.Commit(t.Context(), store.Op{Key: fmt.Sprintf("probe/%d/%d", round, i)}); err == nil {
+				select {
+				case done <- time.Since(began):
+				default:
+				}
+			}
+		}()
+		select {
+		case took := <-done:
+			return took
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+	t.Error("nothing was written for 20 s")
+	return time.Since(began)
+}
+
+// The time from the death of the leader, with the elections that members have by default, until a node without a
+// member has a write acknowledged again; and of a leader that stops politely.
+func TestFailover(t *testing.T) {
+	if testing.Short() {
+		t.Skip("members are added at most every 5 s")
+	}
+	t.Parallel()
+	p := newPlanet(t)
+	usual := func(c *etcd.Config) { c.Election = 0 }
+	first := p.start(1, usual)
+	for n := 2; n <= 3; n++ {
+		in, err := first.AddMember(t.Context(), p.name(n), p.at(n))
+		if err != nil {
+			t.Fatal(err)
+		}
+		p.start(n, func(c *etcd.Config) { usual(c); c.Join = &in })
+		p.votes(first, n)
+	}
+	r := p.remote(9, 1, 2, 3)
+	for round := range 6 {
+		politely := round%2 == 1
+		n := p.leader(r)
+		w := write1(t, r, fmt.Sprint("round", round))
+		time.Sleep(200 * time.Millisecond)
+		p.stop(n, politely)
+		first := firstWrite(t, r, round)
+		time.Sleep(4 * time.Second)
+		p.start(n, usual)
+		p.votes(r, n)
+		w.check(t, r)
+		t.Logf("leader %d, then %d; politely %v: first write %s, longest wait of one %s, %d written, %d in doubt",
+			n, p.leader(r), politely, first.Round(time.Millisecond), w.gap.Round(time.Millisecond), len(w.acked), w.maybe)
+		if w.gap > 10*time.Second {
+			t.Errorf("nothing was written for %s", w.gap)
+		}
+	}
 }

@@ -289,11 +289,17 @@ type memberSession struct {
 
 func (s *memberSession) identity() identity { return s.id }
 
-func (s *memberSession) do(ctx context.Context, _ bool, fn func(context.Context, *clientv3.Client) (*etcdserverpb.ResponseHeader, error)) error {
+// do makes a call. A write on its way to a leader that dies waits for an answer which never comes, so that it is given
+// up early where there are several members.
+func (s *memberSession) do(ctx context.Context, safe bool, fn func(context.Context, *clientv3.Client) (*etcdserverpb.ResponseHeader, error)) error {
 	if err := ctx.Err(); err != nil {
 		return inWords(err)
 	}
-	ctx, cancel := context.WithTimeout(ctx, callTime)
+	within := callTime
+	if !safe && s.member.several() {
+		within = attemptTime
+	}
+	ctx, cancel := context.WithTimeout(ctx, within)
 	defer cancel()
 	return s.member.inWords(s.member.call(ctx, func(c *clientv3.Client) error {
 		_, err := fn(ctx, c)

@@ -20,7 +20,7 @@ import (
 
 const (
 	pageSize = 1000
-	// callTime bounds a call whose context has no end.
+	// callTime bounds a call whose context has no end, all its attempts together.
 	callTime = 10 * time.Second
 	// beatEvery is how often a watch looks whether it is still being told, and silence how long it goes on
 	// without knowing.

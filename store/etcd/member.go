@@ -2,12 +2,16 @@ package etcd
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
+	"net/http"
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"sync"
 	"time"
 
@@ -16,6 +20,7 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.etcd.io/etcd/server/v3/config"
 	"go.etcd.io/etcd/server/v3/etcdserver"
+	"go.etcd.io/etcd/server/v3/etcdserver/api/membership"
 	"go.etcd.io/etcd/server/v3/etcdserver/api/v3client"
 	"go.etcd.io/etcd/server/v3/features"
 	"go.uber.org/zap"
@@ -61,6 +66,11 @@ func start(ctx context.Context, cfg Config, low func() error) (m *member, err er
 	if err := prepare(cfg.Dir); err != nil {
 		return nil, damaged(cfg.Dir, err)
 	}
+	if cfg.Join != nil && !started(cfg.Dir) {
+		if err := startedBefore(ctx, cfg); err != nil {
+			return nil, err
+		}
+	}
 	joins, err := joined(cfg)
 	if err != nil {
 		return nil, damaged(cfg.Dir, err)
@@ -90,7 +100,7 @@ func start(ctx context.Context, cfg Config, low func() error) (m *member, err er
 	switch {
 	case err != nil && cfg.Join != nil && m.srv == nil && m.err() == nil:
 		m.close()
-		return nil, volant.Errorf(volant.ErrUnavailable, "join the store's other members: %v", err).
+		return nil, volant.Errorf(volant.ErrUnavailable, "join the store's other members: %.300s", err.Error()).
 			WithRemedy("see whether the other control nodes are up and the mesh reaches them")
 	case err != nil:
 		return nil, m.undo(ctx, cfg.Dir, err)
@@ -109,6 +119,46 @@ func joined(cfg Config) (bool, error) {
 		return err == nil, nil
 	}
 	return true, os.WriteFile(mark, nil, 0o600)
+}
+
+// startedBefore says whether the member that is to begin in an empty directory has been heard of by the others: then
+// its directory was lost, and with it what it has promised them.
+func startedBefore(ctx context.Context, cfg Config) error {
+	ctx, cancel := context.WithTimeout(ctx, statusTime)
+	defer cancel()
+	for _, peer := range cfg.Join.Peers {
+		if peer == cfg.Listen.peerURL() {
+			continue
+		}
+		members, err := membersAt(ctx, peer)
+		if err != nil {
+			continue // the start fails if all are like this
+		}
+		for _, m := range members {
+			if m.Name != "" && slices.Contains(m.PeerURLs, cfg.Listen.peerURL()) {
+				return volant.Errorf(volant.ErrPrecondition, "the directory %s of this node's member of the store is lost", cfg.Dir).
+					WithRemedy("bring it back, or replace the member")
+			}
+		}
+	}
+	return nil
+}
+
+// membersAt asks a member whom it knows.
+func membersAt(ctx context.Context, peer string) ([]*membership.Member, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, peer+"/members", nil)
+	if err != nil {
+		return nil, err
+	}
+	t := &http.Transport{DisableKeepAlives: true}
+	res, err := t.RoundTrip(req)
+	if err != nil {
+		return nil, err
+	}
+	defer res.Body.Close() //nolint:errcheck // it was read
+	var out []*membership.Member
+	err = json.NewDecoder(io.LimitReader(res.Body, 1<<20)).Decode(&out)
+	return out, err
 }
 
 // joinTime is what a start may take longer for asking the other members first.

@@ -26,6 +26,7 @@ type planet struct {
 
 	mu    sync.Mutex
 	cut   map[[2]netip.Addr]bool
+	mute  map[netip.Addr]chan struct{} // open: the node's process hangs
 	conns map[net.Conn][2]netip.Addr
 	ports map[int]etcd.Addrs
 	nodes map[int]*node
@@ -41,7 +42,7 @@ func newPlanet(t *testing.T) *planet {
 	t.Helper()
 	return &planet{
 		t: t, net: byte(rand.IntN(200)), dir: t.TempDir(),
-		cut: map[[2]netip.Addr]bool{}, conns: map[net.Conn][2]netip.Addr{}, ports: map[int]etcd.Addrs{}, nodes: map[int]*node{},
+		cut: map[[2]netip.Addr]bool{}, mute: map[netip.Addr]chan struct{}{}, conns: map[net.Conn][2]netip.Addr{}, ports: map[int]etcd.Addrs{}, nodes: map[int]*node{},
 	}
 }
 
@@ -233,10 +234,53 @@ func (d *door) Accept() (net.Conn, error) {
 		}
 		d.planet.mu.Unlock()
 		if !bad {
-			return c, nil
+			return &muteConn{Conn: c, planet: d.planet, host: c.LocalAddr().(*net.TCPAddr).AddrPort().Addr().Unmap()}, nil
 		}
 		c.Close() //nolint:errcheck // cut
 	}
+}
+
+// muteConn is silent while its node hangs, with the connection up.
+type muteConn struct {
+	net.Conn
+	planet *planet
+	host   netip.Addr
+}
+
+func (c *muteConn) wait() {
+	c.planet.mu.Lock()
+	hung := c.planet.mute[c.host]
+	c.planet.mu.Unlock()
+	if hung != nil {
+		<-hung
+	}
+}
+
+func (c *muteConn) Read(b []byte) (int, error) {
+	n, err := c.Conn.Read(b)
+	c.wait()
+	return n, err
+}
+
+func (c *muteConn) Write(b []byte) (int, error) {
+	c.wait()
+	return c.Conn.Write(b)
+}
+
+// hang makes a node's connections silent until the returned func is called.
+func (p *planet) hang(n int) (awake func()) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	ch := make(chan struct{})
+	p.mute[p.host(n)] = ch
+	awake = sync.OnceFunc(func() {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		delete(p.mute, p.host(n))
+		close(ch)
+	})
+	p.t.Cleanup(awake)
+	return awake
 }
 
 func pair(a, b netip.Addr) [2]netip.Addr {
@@ -283,6 +327,7 @@ func write1(t *testing.T, s store.Store, name string) *writer {
 	go func() {
 		defer close(done)
 		last := time.Now()
+		defer func() { w.gap = max(w.gap, time.Since(last)) }()
 		for i := 0; ctx.Err() == nil; i++ {
 			key := fmt.Sprintf("w/%s/%d", name, i)
 			rev, err := s.Commit(ctx, store.Op{Key: key, Value: []byte(key)})

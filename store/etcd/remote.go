@@ -48,7 +48,8 @@ type RemoteConfig struct {
 type Remote struct {
 	kv
 	admin
-	cfg RemoteConfig
+	cfg  RemoteConfig
+	kick chan struct{} // capacity 1: look now
 
 	mu     sync.Mutex // guards the fields below
 	client *clientv3.Client
@@ -61,12 +62,13 @@ type Remote struct {
 var _ store.Store = (*Remote)(nil)
 
 const (
-	// attemptTime bounds one attempt of a call that may be made again.
+	// attemptTime bounds one attempt of a call.
 	attemptTime = 3 * time.Second
 	// dialTime bounds how long a connection may take to be made, or to be acknowledged.
 	dialTime = 3 * time.Second
 	// Whose store it is is looked at every lookTime, and while it is down every lookEvery.
 	lookTime = 5 * time.Second
+	askTime  = 5 * time.Second
 	// retryPause is waited before an attempt at another endpoint.
 	retryPause = 50 * time.Millisecond
 )
@@ -76,7 +78,7 @@ func NewRemote(cfg RemoteConfig) *Remote {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	r := &Remote{cfg: cfg, seen: cfg.Floor, down: errors.New("not reached yet")}
+	r := &Remote{cfg: cfg, kick: make(chan struct{}, 1), seen: cfg.Floor, down: errors.New("not reached yet")}
 	r.kv = kv{keys: keysUnder(cfg.Prefix), at: r.session}
 	r.admin = admin{at: r.session, status: r.statusOf}
 	if cfg.External {
@@ -143,6 +145,7 @@ func (r *Remote) Run(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			return nil
+		case <-r.kick:
 		case <-time.After(pause):
 		}
 	}
@@ -170,11 +173,21 @@ func (r *Remote) Down() error {
 	return err
 }
 
+// epoch is that of the store as it answered last; 0 before it did.
+func (r *Remote) epoch() uint64 {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.now == nil {
+		return 0
+	}
+	return r.now.id.epoch
+}
+
 // look asks whose store it is, and notes the answer.
 func (r *Remote) look(ctx context.Context) error {
 	id, rev, err := r.ask(ctx)
-	if ctx.Err() != nil {
-		return ctx.Err()
+	if err != nil && ctx.Err() != nil {
+		return err
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -227,6 +240,8 @@ func (r *Remote) ask(ctx context.Context) (identity, store.Revision, error) {
 		}
 		return identity{}, store.Revision{}, volant.Errorf(volant.ErrUnavailable, "%v", down)
 	}
+	ctx, cancel := context.WithTimeout(ctx, askTime)
+	defer cancel()
 	var first error
 	for range len(c.Endpoints()) {
 		s := &remoteSession{remote: r, client: c}
@@ -293,7 +308,7 @@ func (s *remoteSession) do(ctx context.Context, safe bool, fn func(context.Conte
 	whole, cancel := context.WithTimeout(ctx, callTime)
 	defer cancel()
 	for {
-		err := s.attempt(whole, safe, fn)
+		err := s.attempt(whole, fn)
 		switch {
 		case ctx.Err() != nil && err != nil:
 			return inWords(ctx.Err())
@@ -310,15 +325,12 @@ func (s *remoteSession) do(ctx context.Context, safe bool, fn func(context.Conte
 	}
 }
 
-func (s *remoteSession) attempt(ctx context.Context, safe bool, fn func(context.Context, *clientv3.Client) (*etcdserverpb.ResponseHeader, error)) error {
+func (s *remoteSession) attempt(ctx context.Context, fn func(context.Context, *clientv3.Client) (*etcdserverpb.ResponseHeader, error)) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	if safe {
-		var cancel func()
-		ctx, cancel = context.WithTimeout(ctx, attemptTime)
-		defer cancel()
-	}
+	ctx, cancel := context.WithTimeout(ctx, attemptTime)
+	defer cancel()
 	h, err := fn(clientv3.WithRequireLeader(ctx), s.client)
 	if err == nil && h != nil && s.id.cluster != 0 && h.ClusterId != s.id.cluster {
 		return errOther // a commit there did nothing: its epoch key is another
@@ -406,6 +418,10 @@ func (s *remoteSession) saw(rev store.Revision) {
 }
 
 func (s *remoteSession) changed() error {
+	select {
+	case s.remote.kick <- struct{}{}:
+	default:
+	}
 	return volant.Errorf(volant.ErrUnavailable, "the store was restored under a newer epoch").WithRemedy("try again: this node takes it up within seconds")
 }
 

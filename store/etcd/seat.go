@@ -47,10 +47,11 @@ type Seat struct {
 
 	mu      sync.Mutex // guards the fields below
 	asked   Wish
-	own     *part[*Store]  // this node's member
-	far     *part[*Remote] // the members of others; nil when the own one serves
-	closed  bool
+	own     *part[*Store]   // this node's member
+	far     *part[*Remote]  // the members of others; nil when the own one serves
 	running context.Context // of Run; nil before and after
+
+	bad int // steps for which the own member was down; Run's
 }
 
 // part is a store and its Run.
@@ -261,27 +262,48 @@ func (s *Seat) step(ctx context.Context) {
 	s.mu.Lock()
 	own, far, wish := s.own, s.far, s.asked
 	s.mu.Unlock()
+	if own == nil || own.store.Down() == nil {
+		s.bad = 0
+	} else {
+		s.bad++
+	}
+	reached := far != nil && far.store.Down() == nil
 	switch {
 	case s.cfg.Remote.External:
-	case own == nil && wish.Member && !s.cfg.Member.Listen.IsZero() && far.store.Down() == nil:
+	case own == nil && reached && wish.Member && !s.cfg.Member.Listen.IsZero():
 		s.enter(ctx, far.store)
-	case own != nil && wasRemoved(s.cfg.Member.Dir) != nil:
-		if far == nil {
-			s.away()
-		}
-		s.vacate("it was removed") //nolint:errcheck // logged, and tried again
-	case own != nil && far != nil && own.store.Down() == nil: // it serves now
-		s.mu.Lock()
-		s.far = nil
-		s.mu.Unlock()
-		far.end()
-		if err := far.store.Close(); err != nil {
-			s.cfg.Log.Warn("store's connections not closed", "err", err)
-		}
-		s.cfg.Log.Info("store has a member here now")
-	case own != nil && own.store.leads():
+	case own == nil:
+	case far == nil && s.bad >= patience && len(s.endpoints()) > 0: // others may serve meanwhile
+		s.away()
+	case far == nil && own.store.leads():
 		s.weed(ctx, own.store, wish.Gone)
+	case far == nil:
+	case wasRemoved(s.cfg.Member.Dir) != nil:
+		s.vacate("it was removed") //nolint:errcheck // logged, and tried again
+	case s.bad == 0: // it serves now
+		s.takeSeat(far)
+	case reached && far.store.epoch() > epochOf(s.cfg.Member.Dir) && epochOf(s.cfg.Member.Dir) > 0:
+		s.vacate("it is of before a restore") //nolint:errcheck // likewise
+	case reached && s.bad >= longPatience && !started(s.cfg.Member.Dir): // its directory is gone for good
+		s.leaveHome()
 	}
+}
+
+const (
+	patience     = 2  // steps until others are asked while the own member is down
+	longPatience = 15 // steps until a directory that was taken away is taken for lost
+)
+
+// takeSeat makes the own member the store.
+func (s *Seat) takeSeat(far *part[*Remote]) {
+	s.mu.Lock()
+	s.far = nil
+	s.mu.Unlock()
+	far.end()
+	if err := far.store.Close(); err != nil {
+		s.cfg.Log.Warn("store's connections not closed", "err", err)
+	}
+	s.cfg.Log.Info("store's member here serves")
 }
 
 // enter adds this node as a member and starts it. Where it had one before, its directory is lost.
@@ -371,7 +393,7 @@ func (s *Seat) weed(ctx context.Context, own *Store, gone []volant.NodeID) {
 func (s *Seat) Close() error {
 	s.mu.Lock()
 	own, far := s.own, s.far
-	s.own, s.far, s.closed = nil, nil, true
+	s.own, s.far = nil, nil
 	s.mu.Unlock()
 	var errs []error
 	if own != nil {
