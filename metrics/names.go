@@ -44,6 +44,16 @@ var (
 	nodeProxyUp    = series{"volant_node_proxy_up", "1 while the proxy answers.", ""}
 	nodeUptime     = series{"volant_node_uptime_seconds", "Time since the server was started.", ""}
 	nodeRevision   = series{"volant_node_intent_revision", "Revision of the intent that the node has.", ""}
+	livePeers      = series{"volant_node_live_peers", "Other nodes that this one tells its live facts.", ""}
+	liveSilent     = series{"volant_node_live_peers_silent", "Of those, the ones that were not heard for 6 s.", ""}
+	liveFacts      = series{"volant_node_live_facts", "Facts of other nodes that are known.", ""}
+	liveBehind     = series{"volant_node_live_behind", "Facts of this node that others have not acknowledged, each counted per node.", ""}
+	liveLag        = series{"volant_node_live_lag_seconds", "How long the oldest of them waits.", ""}
+	liveSent       = series{"volant_node_live_sent_bytes_total", "Bytes of datagrams sent.", ""}
+	liveReceived   = series{"volant_node_live_received_bytes_total", "Bytes of datagrams received.", ""}
+	liveResent     = series{"volant_node_live_resent_total", "Facts that were sent again.", ""}
+	liveRefused    = series{"volant_node_live_refused_total", "Datagrams of strangers, of former starts, and malformed ones.", ""}
+	liveMismatches = series{"volant_node_live_mismatches_total", "Digests of other nodes that differed.", ""}
 )
 
 // What a guest counts, and what it means: proc(5).

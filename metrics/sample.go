@@ -74,4 +74,16 @@ type Own struct {
 	ProxyUp                bool
 	UptimeSeconds          float64
 	Revision               uint64 // of the intent it has
+	Live                   *Live  // what it tells other nodes and hears of them; nil on one that is alone
+}
+
+// Live is how facts travel between this node and others.
+type Live struct {
+	Peers, Silent   int
+	Facts           int     // known of others
+	Behind          int     // own ones that some node has not acknowledged
+	LagSeconds      float64 // how long the oldest of them waits
+	Sent, Received  uint64  // bytes
+	Resent, Refused uint64  // facts, datagrams
+	Mismatches      uint64  // digests of others that differed
 }

@@ -238,4 +238,20 @@ func (e *emitter) own(o *Own) {
 	e.gauge(nodeProxyUp, "", up)
 	e.gauge(nodeUptime, "", o.UptimeSeconds)
 	e.gauge(nodeRevision, "", float64(o.Revision))
+	if l := o.Live; l != nil {
+		e.live(l)
+	}
+}
+
+func (e *emitter) live(l *Live) {
+	e.gauge(livePeers, "", float64(l.Peers))
+	e.gauge(liveSilent, "", float64(l.Silent))
+	e.gauge(liveFacts, "", float64(l.Facts))
+	e.gauge(liveBehind, "", float64(l.Behind))
+	e.gauge(liveLag, "", l.LagSeconds)
+	e.count(liveSent, "", float64(l.Sent))
+	e.count(liveReceived, "", float64(l.Received))
+	e.count(liveResent, "", float64(l.Resent))
+	e.count(liveRefused, "", float64(l.Refused))
+	e.count(liveMismatches, "", float64(l.Mismatches))
 }

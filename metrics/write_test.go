@@ -17,7 +17,7 @@ func sample() *metrics.Sample {
 	h := metrics.Histogram{Bounds: []float64{0.1, 1}, Counts: []uint64{1, 3}, Sum: 2.5, Count: 4}
 	return &metrics.Sample{
 		Node: "0a1b2c3d", Region: "ams",
-		Own: &metrics.Own{Version: "1", MemoryMB: 1, Machines: 2},
+		Own: &metrics.Own{Version: "1", MemoryMB: 1, Machines: 2, Live: &metrics.Live{Peers: 3, LagSeconds: 0.25, Resent: 7}},
 		Apps: []metrics.App{{
 			Name: "web",
 			Traffic: &metrics.Traffic{
@@ -62,6 +62,8 @@ func TestWriteHasTheSeriesThatDashboardsAskFor(t *testing.T) {
 		`fly_instance_net_recv_bytes{app="web",device="eth0",host="0a1b2c3d",instance="22222222222222",region="ams"} 9`,
 		`volant_app_refused_total{app="web",host="0a1b2c3d",region="ams",rule="queue_full"} 3`,
 		`volant_node_machines{host="0a1b2c3d",region="ams"} 2`,
+		`volant_node_live_lag_seconds{host="0a1b2c3d",region="ams"} 0.25`,
+		`volant_node_live_resent_total{host="0a1b2c3d",region="ams"} 7`,
 	} {
 		if !strings.Contains(got, want+"\n") {
 			t.Errorf("no line %s", want)

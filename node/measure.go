@@ -9,6 +9,7 @@ import (
 
 	volant "github.com/volant-edge/volant"
 	"github.com/volant-edge/volant/guest"
+	"github.com/volant-edge/volant/live"
 	"github.com/volant-edge/volant/metrics"
 	"github.com/volant-edge/volant/proxy"
 )
@@ -33,6 +34,9 @@ func (p *Platform) Measure(ctx context.Context, apps []*volant.App, own bool) *m
 	p.measureMachines(ctx, apps, s.Apps)
 	if own {
 		s.Own = p.measureOwn(err == nil)
+		if err == nil && numbers.Live.Peers > 0 {
+			s.Own.Live = liveOf(&numbers.Live)
+		}
 	}
 	return s
 }
@@ -77,6 +81,13 @@ func (p *Platform) measureOwn(proxyUp bool) *metrics.Own {
 	return &metrics.Own{
 		Version: p.Version, MemoryMB: n.Memory, MemoryFreeMB: n.MemoryFree, Machines: n.Machines, Awake: n.Awake, ProxyUp: proxyUp,
 		UptimeSeconds: n.Uptime.Seconds(), Revision: p.cat.Snapshot().Rev.Rev,
+	}
+}
+
+func liveOf(n *live.Numbers) *metrics.Live {
+	return &metrics.Live{
+		Peers: n.Peers, Silent: n.Silent, Facts: n.Facts, Behind: n.Behind, LagSeconds: n.Lag.Seconds(), Sent: n.SentBytes,
+		Received: n.RecvBytes, Resent: n.Resent, Refused: n.Refused, Mismatches: n.Mismatch,
 	}
 }
 

@@ -12,6 +12,7 @@ import (
 	"github.com/volant-edge/volant"
 	"github.com/volant-edge/volant/live"
 	"github.com/volant-edge/volant/proxy"
+	"github.com/volant-edge/volant/volanttest/memnet"
 )
 
 // oneWay makes datagrams take so long.
@@ -285,6 +286,45 @@ func TestFeedLimitHoldsWithAnOldPicture(t *testing.T) {
 		}
 		if failed+total < 600 || total < 300 {
 			t.Errorf("%d served, %d refused of 600", total, failed)
+		}
+	})
+}
+
+// TestFeedLostEdgeFreesItsSlots cuts an edge off that holds 20 slots of a machine with 25.
+func TestFeedLostEdgeFreesItsSlots(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newMeshOf(t, 3, true)
+		g := m.boot(10)
+		m.set(25, 25)
+		time.Sleep(3 * time.Second)
+		host, other := m.nodes[1], m.nodes[2]
+		for range 20 {
+			m.mustEcho(m.nodes[0].connect())
+		}
+		cut := time.Now()
+		lost := volant.MeshAddr(nodeID(0))
+		m.net.SetWeather(func(from, to netip.AddrPort, _ int) []time.Duration {
+			if from.Addr() == lost || to.Addr() == lost {
+				return nil
+			}
+			return []time.Duration{time.Millisecond}
+		})
+		m.net.SetWire(func(from, to netip.Addr) memnet.Wire { return memnet.Wire{Cut: from == lost || to == lost} })
+		for range 25 {
+			other.connect() // five are served, the others wait
+		}
+		time.Sleep(time.Second)
+		if held := host.slots()[machineID(10)]; held != 25 {
+			t.Errorf("%d slots are held a second after the cut, want 25", held)
+		}
+		for total := 0; total < 45; _, _, total = g.counts() {
+			time.Sleep(100 * time.Millisecond)
+			if took := time.Since(cut); took > 7*time.Second {
+				t.Fatalf("the slots of the lost edge are not free after %v: %d connections were served", took, total)
+			}
+		}
+		if _, most, _ := g.counts(); most > 25 {
+			t.Errorf("the machine counts %d at once", most)
 		}
 	})
 }
