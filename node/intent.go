@@ -3,13 +3,9 @@ package node
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"net/netip"
 	"net/url"
-	"os"
-	"path/filepath"
-	"strings"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -152,18 +148,24 @@ func newSeat(dir string, cfg intentConfig, first store.Revision, floor func() st
 			sc.Member.StartTime = copyTime
 		}
 	}
-	ext := cfg.External
-	if len(ext.Endpoints) == 0 {
-		return etcd.NewSeat(sc), nil
-	}
-	sc.Remote.External, sc.Remote.Endpoints, sc.Remote.Prefix = true, ext.Endpoints, ext.Prefix
-	if ext.Cert+ext.Key+ext.CA != "" {
+	if len(cfg.External.Endpoints) > 0 {
 		var err error
-		if sc.Remote.TLS, err = etcd.TLS(ext.Cert, ext.Key, ext.CA); err != nil {
+		if sc.Remote, err = cfg.External.remote(); err != nil {
 			return nil, err
 		}
+		sc.Remote.Log = quiet(cfg.Log)
 	}
 	return etcd.NewSeat(sc), nil
+}
+
+// remote is the external etcd as a store.
+func (c *StoreConfig) remote() (etcd.RemoteConfig, error) {
+	rc := etcd.RemoteConfig{External: true, Endpoints: c.Endpoints, Prefix: c.Prefix}
+	var err error
+	if c.Cert+c.Key+c.CA != "" {
+		rc.TLS, err = etcd.TLS(c.Cert, c.Key, c.CA)
+	}
+	return rc, err
 }
 
 // unusable says that there is nothing to start from.
@@ -221,6 +223,9 @@ func wishFor(self volant.NodeID, nodes []*volant.Node) (w etcd.Wish) {
 	for _, n := range nodes {
 		id := volant.NodeID(n.ID)
 		keeps := n.Has(volant.RoleControl) && !n.Tombstone
+		if id != self && !n.Tombstone && n.Mesh.Key != "" {
+			w.Others = append(w.Others, etcd.Endpoint(volant.MeshAddr(id)))
+		}
 		switch {
 		case id == self && keeps:
 			w.Member = true
@@ -253,58 +258,6 @@ func (w warnings) Enabled(ctx context.Context, l slog.Level) bool {
 func (w warnings) WithAttrs(a []slog.Attr) slog.Handler { return warnings{w.Handler.WithAttrs(a)} }
 
 func (w warnings) WithGroup(name string) slog.Handler { return warnings{w.Handler.WithGroup(name)} }
-
-// seed makes a store and fills it from a copy.
-func seed(ctx context.Context, dir *datadir.Dir, from string, skipDamaged bool) (local.Restored, error) {
-	etcdDir, err := dir.Sub("etcd")
-	if err != nil {
-		return local.Restored{}, err
-	}
-	st, err := etcd.Open(ctx, etcd.Config{Dir: etcdDir})
-	if err != nil {
-		return local.Restored{}, err
-	}
-	done, err := local.Restore(ctx, from, st, skipDamaged)
-	return done, errors.Join(err, st.Close())
-}
-
-// Restore seeds a new store from a copy of the intent, under the next cluster epoch. The old store is
-// set aside; it stays where it is if the copy cannot be restored.
-func Restore(ctx context.Context, data, from string, skipDamaged bool) (string, error) {
-	if from == "" {
-		from = filepath.Join(data, "intent", "copy.db")
-	}
-	if _, err := os.Stat(from); err != nil { // before anything is made
-		return "", volant.Errorf(volant.ErrNotFound, "there is no copy of the intent: %v", err).
-			WithRemedy("name the data directory with --data, or the copy of another node with --from")
-	}
-	dir, err := datadir.Open(data)
-	if err != nil {
-		return "", err
-	}
-	defer func() { _ = dir.Close() }() // only the lock
-	etcdDir := dir.Path("etcd")
-	aside, err := etcd.SetAside(etcdDir)
-	if err != nil {
-		return "", err
-	}
-	done, err := seed(ctx, dir, from, skipDamaged)
-	if err != nil {
-		err = errors.Join(err, os.RemoveAll(etcdDir))
-		if aside != "" { // what was there is as it was
-			err = errors.Join(err, os.Rename(aside, etcdDir))
-		}
-		return "", err
-	}
-	lines := []string{fmt.Sprintf("Restored %d records from revision %s as %s.", done.Records, done.From, done.To)}
-	if aside != "" {
-		lines[0] += " The old store is at " + aside + "."
-	}
-	for _, key := range done.Damaged {
-		lines = append(lines, "Left out, since it is damaged: "+key)
-	}
-	return strings.Join(lines, "\n"), nil
-}
 
 // intentConfig says which store this server uses.
 func (s *server) intentConfig() intentConfig {

@@ -22,12 +22,17 @@ func TestWishFor(t *testing.T) {
 		n("00000005", "k", true, "control"),       // thrown out
 		n("00000006", "k", false),                 // of an older volant: says nothing
 	}
-	two := etcd.Endpoint(volant.MeshAddr("00000002"))
+	at := func(ids ...volant.NodeID) (urls []string) {
+		for _, id := range ids {
+			urls = append(urls, etcd.Endpoint(volant.MeshAddr(id)))
+		}
+		return urls
+	}
 	gone := []volant.NodeID{"00000004", "00000005"}
 	for self, want := range map[volant.NodeID]etcd.Wish{
-		"00000001": {Member: true, Endpoints: []string{two}, Gone: gone},
-		"00000004": {Endpoints: []string{etcd.Endpoint(volant.MeshAddr("00000001")), two}, Gone: gone},
-		"00000009": {Endpoints: []string{etcd.Endpoint(volant.MeshAddr("00000001")), two}, Gone: gone}, // no record yet
+		"00000001": {Member: true, Endpoints: at("00000002"), Others: at("00000002", "00000004", "00000006"), Gone: gone},
+		"00000004": {Endpoints: at("00000001", "00000002"), Others: at("00000001", "00000002", "00000006"), Gone: gone},
+		"00000009": {Endpoints: at("00000001", "00000002"), Others: at("00000001", "00000002", "00000004", "00000006"), Gone: gone}, // no record yet
 	} {
 		if diff := cmp.Diff(want, wishFor(self, nodes)); diff != "" {
 			t.Errorf("%s: %s", self, diff)

@@ -40,7 +40,7 @@ func TestKernelDirRefusesWhatIsSomebodyElses(t *testing.T) {
 
 func TestRestoreOfABadCopyLeavesTheStoreAlone(t *testing.T) {
 	data := filepath.Join(t.TempDir(), "d")
-	if _, err := node.Restore(t.Context(), data, "", false); err == nil {
+	if _, err := node.Restore(t.Context(), node.RestoreConfig{Data: data}); err == nil {
 		t.Fatal("there was nothing to restore, and no error")
 	}
 	if _, err := os.Stat(data); err == nil {
@@ -58,7 +58,7 @@ func TestRestoreOfABadCopyLeavesTheStoreAlone(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if _, err := node.Restore(t.Context(), data, bad, false); err == nil {
+	if _, err := node.Restore(t.Context(), node.RestoreConfig{Data: data, From: bad}); err == nil {
 		t.Fatal("a file that is no copy was restored")
 	}
 	if _, err := os.Stat(mark); err != nil {

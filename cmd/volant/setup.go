@@ -79,14 +79,22 @@ The server must not be running. Where the data directory is gone, name the node 
 
 func newControl(g *globals) *cobra.Command {
 	cmd := &cobra.Command{Use: "control", Short: "Act on the intent of this server"}
-	var from string
+	var from, config string
 	var skip bool
 	restore := &cobra.Command{
 		Use: "restore", Short: "Seed a new store from a node's copy of the intent", Args: cobra.NoArgs,
 		Long: `Seed a new store of the intent (etcd) from the copy that this node keeps, or from --from, under the next
-cluster epoch. What the old store held is set aside, not deleted. The server must not be running.`,
+cluster epoch. What the old store held is set aside, not deleted. The server must not be running.
+
+With several control nodes this is for when more than half of them are lost for good. Run it on one server, which
+becomes the only member of the new store, and start it; the others join it by themselves. With an etcd of yours
+([store] in the file of --config) the copy goes there; it must have nothing under its prefix.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			text, err := node.Restore(cmd.Context(), g.data, from, skip)
+			cfg, err := readConfig(config)
+			if err != nil {
+				return err
+			}
+			text, err := node.Restore(cmd.Context(), node.RestoreConfig{Data: g.data, From: from, SkipDamaged: skip, Store: cfg.Store})
 			if err == nil {
 				fmt.Fprintln(cmd.OutOrStdout(), text)
 			}
@@ -94,6 +102,7 @@ cluster epoch. What the old store held is set aside, not deleted. The server mus
 		},
 	}
 	restore.Flags().StringVar(&from, "from", "", "file of a copy (default: this node's)")
+	restore.Flags().StringVar(&config, "config", "", "server configuration, a TOML file; only for an etcd of yours")
 	restore.Flags().BoolVar(&skip, "skip-damaged", false, "leave records out that cannot be read")
 	cmd.AddCommand(restore)
 	return cmd

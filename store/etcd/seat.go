@@ -32,6 +32,7 @@ type SeatConfig struct {
 type Wish struct {
 	Member    bool            // this node is to have one
 	Endpoints []string        // of the nodes that are to have one, without this node's
+	Others    []string        // of all other nodes: asked when those do not answer, since one may have restored the store
 	Gone      []volant.NodeID // nodes whose member is to be removed: they lost the role, or were thrown out
 }
 
@@ -51,7 +52,8 @@ type Seat struct {
 	far     *part[*Remote]  // the members of others; nil when the own one serves
 	running context.Context // of Run; nil before and after
 
-	bad int // steps for which the own member was down; Run's
+	bad  int // steps for which the own member was down; Run's
+	deaf int // steps for which those of others were; Run's
 }
 
 // part is a store and its Run.
@@ -268,6 +270,11 @@ func (s *Seat) step(ctx context.Context) {
 		s.bad++
 	}
 	reached := far != nil && far.store.Down() == nil
+	if far == nil || reached {
+		s.deaf = 0
+	} else if s.deaf++; s.deaf == longPatience && !s.cfg.Remote.External {
+		far.store.SetEndpoints(slices.Concat(s.endpoints(), wish.Others))
+	}
 	switch {
 	case s.cfg.Remote.External:
 	case own == nil && reached && wish.Member && !s.cfg.Member.Listen.IsZero():
@@ -291,7 +298,7 @@ func (s *Seat) step(ctx context.Context) {
 
 const (
 	patience     = 2  // steps until others are asked while the own member is down
-	longPatience = 15 // steps until a directory that was taken away is taken for lost
+	longPatience = 15 // steps until a directory that was taken away is taken for lost, or any node is asked for the store
 )
 
 // takeSeat makes the own member the store.
