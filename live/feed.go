@@ -26,7 +26,7 @@ const (
 	goneKept    = time.Minute // how long it is remembered that a fact is no more
 	sweepEvery  = time.Second
 
-	factsMost = 8192 // of one node
+	factsMost = 1 << 16 // of one node
 	kindsMost = 8
 )
 
@@ -329,6 +329,19 @@ func (f *Feed) Facts(kinds ...Kind) []Fact {
 		}
 	}
 	return out
+}
+
+// Readers is how many peers subscribe to a kind of this node's facts and are heard.
+func (f *Feed) Readers(k Kind) int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	n := 0
+	for _, p := range f.order {
+		if p.told.wants.Has(k) && !p.silent() {
+			n++
+		}
+	}
+	return n
 }
 
 func (f *Feed) ring() {

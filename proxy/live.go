@@ -22,6 +22,9 @@ const (
 	loadSoon   = loadEvery             // between Loads of one app for other nodes, where one waits or a limit was crossed
 	loadLater  = time.Second           // the same else
 	slotsLater = 2 * time.Second       // after which counts are told that moved too little to be told at once
+	slotsRate  = 250_000               // bytes a second that counts of slots may cost, about
+	slotsSize  = 30                    // of one count, about
+	letterSize = 110                   // of a datagram, with the headers of it and the mesh
 	moveMost   = 100                   // slots: a greater move is always told at once
 	factsTold  = 256                   // facts told to a watcher in one event
 	toldKinds  = live.Kinds(1<<live.Have | 1<<live.Room)
@@ -276,6 +279,7 @@ func (f *feed) collect(ctx context.Context) {
 	t := time.NewTimer(slotsLater)
 	defer t.Stop()
 	later := time.Now().Add(slotsLater) // when small moves of slots are told
+	var next time.Time                  // when slots are told again at the earliest
 	for {
 		select {
 		case <-ctx.Done():
@@ -288,8 +292,14 @@ func (f *feed) collect(ctx context.Context) {
 		if all {
 			later = now.Add(slotsLater)
 		}
-		facts, next := f.loadFacts(now)
-		facts = append(facts, f.slotsFacts(all)...)
+		facts, wait := f.loadFacts(now)
+		if !now.Before(next) {
+			slots := f.slotsFacts(all)
+			next = now.Add(f.costOf(len(slots)))
+			facts = append(facts, slots...)
+		} else if wait == 0 || next.Sub(now) < wait {
+			wait = next.Sub(now)
+		}
 		if err := f.Set(facts...); err != nil {
 			f.p.log.Error("facts are not told to other nodes", "err", err)
 		}
@@ -299,12 +309,21 @@ func (f *feed) collect(ctx context.Context) {
 		case <-pause.C:
 		}
 		pause.Stop()
-		wait := time.Until(later)
-		if next > 0 {
-			wait = min(wait, next-feedEvery)
+		if left := time.Until(later); wait == 0 || left < wait-feedEvery {
+			wait = left + feedEvery
 		}
-		t.Reset(max(wait, 0))
+		t.Reset(max(wait-feedEvery, 0))
 	}
+}
+
+// costOf is for how long no slots are told after so many counts were: with many nodes and machines each count costs a
+// datagram to all of them.
+func (f *feed) costOf(counts int) time.Duration {
+	if counts == 0 {
+		return 0
+	}
+	bytes := f.Readers(live.Slots) * (letterSize + counts*slotsSize)
+	return min(time.Duration(bytes)*time.Second/slotsRate, slotsLater)
 }
 
 // loadFacts are the Loads that are due, and after how long the next one is; 0 for none.

@@ -2,6 +2,7 @@ package proxy_test
 
 import (
 	"context"
+	"net"
 	"net/netip"
 	"testing"
 	"testing/synctest"
@@ -325,6 +326,54 @@ func TestFeedLostEdgeFreesItsSlots(t *testing.T) {
 		}
 		if _, most, _ := g.counts(); most > 25 {
 			t.Errorf("the machine counts %d at once", most)
+		}
+	})
+}
+
+// TestFeedOfBusyMachinesIsBounded moves the slots of eight machines without pause, under the eyes of sixty nodes.
+func TestFeedOfBusyMachinesIsBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newMeshOf(t, 61, true)
+		m.oneWay(10 * time.Millisecond)
+		for k := range 8 {
+			m.boot(k)
+		}
+		m.set(10, 10)
+		time.Sleep(5 * time.Second)
+		host := m.nodes[0]
+		before, err := host.p.Numbers(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		begun := time.Now()
+		for time.Since(begun) < 4*time.Second {
+			var open []net.Conn
+			for range 64 {
+				open = append(open, host.connect())
+			}
+			time.Sleep(20 * time.Millisecond)
+			for _, c := range open {
+				c.Close()
+			}
+			time.Sleep(20 * time.Millisecond)
+		}
+		after, err := host.p.Numbers(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if rate := float64(after.Live.SentBytes-before.Live.SentBytes) / time.Since(begun).Seconds(); rate > 350_000 || rate < 20_000 {
+			t.Errorf("%.0f bytes a second", rate)
+		}
+		time.Sleep(5 * time.Second)
+		fs := m.nodes[60].takeFacts(live.Slots)
+		last := map[string]live.Fact{}
+		for _, f := range fs {
+			last[f.Key.ID] = f
+		}
+		for id, f := range last {
+			if n := slotsOf(t, []live.Fact{f}); n[0] != 0 {
+				t.Errorf("machine %s: %d slots were told last, want 0", id, n[0])
+			}
 		}
 	})
 }
