@@ -79,6 +79,8 @@ func cordoned(m *scale.Machine)             { m.Cordoned = true }
 func acted(m *scale.Machine)                { m.Acted = true }
 func retiring(m *scale.Machine)             { m.Cordoned, m.Retiring = true, true }
 func failing(m *scale.Machine)              { m.Failing = true }
+func silent(m *scale.Machine)               { m.Silent = true }
+func evacuate(m *scale.Machine)             { m.Evacuate = true }
 func byHand(m *scale.Machine)               { m.Managed, m.Release = false, 0 }
 func release(v uint64) func(*scale.Machine) { return func(m *scale.Machine) { m.Release = v } }
 func run(r volant.Run) func(*scale.Machine) { return func(m *scale.Machine) { m.Run = r } }
@@ -175,6 +177,43 @@ func TestPlan(t *testing.T) {
 		{"auto_start off still keeps min", []change{
 			settings(func(s *volant.Scale) { s.NoWake, s.Min = true, 1 }), machine("a", scale.Suspended, 0),
 		}, "wake a min"},
+
+		{"a machine whose host is silent takes no demand: another is made", []change{
+			waiting("ams", 1), machine("a", scale.Serving, 0, silent),
+		}, "create ams demand"},
+		{"but it counts for max", []change{
+			settings(func(s *volant.Scale) { s.Max = 1 }), waiting("ams", 1), machine("a", scale.Serving, 0, silent),
+		}, "hold max"},
+		{"and for min, until it is lost", []change{
+			settings(func(s *volant.Scale) { s.Min = 1 }), machine("a", scale.Serving, 0, silent),
+		}, ""},
+		{"and it is told nothing", []change{
+			machine("a", scale.Serving, 0, silent), machine("b", scale.Serving, 0, silent, draining, emptied(time.Hour)),
+			machine("c", scale.Suspended, 0, silent, since(5*time.Hour)),
+		}, ""},
+		{"nor woken", []change{waiting("ams", 1), machine("a", scale.Suspended, 0, silent)}, "create ams demand"},
+		{"what is on a node that drains is made elsewhere first", []change{
+			entering("ams", 5), machine("a", scale.Serving, 5, evacuate),
+		}, "create ams demand"},
+		{"and drains when that serves", []change{
+			entering("ams", 5), machine("a", scale.Serving, 5, evacuate), machine("b", scale.Serving, 0, since(time.Second)),
+		}, "drain a node_drains"},
+		{"not while it boots", []change{
+			entering("ams", 5), machine("a", scale.Serving, 5, evacuate), machine("b", scale.Booting, 0),
+		}, ""},
+		{"what nobody needs drains at once", []change{machine("a", scale.Serving, 0, evacuate)}, "drain a node_drains"},
+		{"min is kept while a node drains", []change{
+			settings(func(s *volant.Scale) { s.Min = 1 }), machine("a", scale.Serving, 0, evacuate),
+		}, "create ams min"},
+		{"also where there is no room for another", []change{
+			settings(func(s *volant.Scale) { s.Min = 1 }), room("ams", 0), machine("a", scale.Serving, 0, evacuate),
+		}, "hold no_room"},
+		{"max does not count what is on a node that drains", []change{
+			settings(func(s *volant.Scale) { s.Max = 1 }), entering("ams", 5), machine("a", scale.Serving, 5, evacuate),
+		}, "create ams demand"},
+		{"what sleeps on a node that drains is destroyed", []change{machine("a", scale.Suspended, 0, evacuate)}, "retire a node_drains"},
+		{"and not woken", []change{waiting("ams", 1), machine("a", scale.Suspended, 0, evacuate)}, "create ams demand, retire a node_drains"},
+		{"what was made by hand stays there, asleep", []change{machine("a", scale.Suspended, 0, evacuate, byHand)}, ""},
 
 		{"what was too much for a whole idle timeout is drained: the least loaded", []change{
 			entering("ams", 12), machine("a", scale.Serving, 7), machine("b", scale.Serving, 5),

@@ -26,6 +26,8 @@ func TestPlanOfWorkers(t *testing.T) {
 	young := func(m *scale.Machine) { m.Since = at.Add(-time.Minute) }
 	byHand := func(m *scale.Machine) { m.Managed, m.Release = false, 0 }
 	moving := func(m *scale.Machine) { m.Blocked = true }
+	leaving := func(m *scale.Machine) { m.Evacuate = true }
+	silent := func(m *scale.Machine) { m.Silent = true }
 	for _, tt := range []struct {
 		sentence string
 		min      int
@@ -42,6 +44,10 @@ func TestPlanOfWorkers(t *testing.T) {
 		{"all with min = 0", 0, []scale.Machine{work("a", scale.Serving)}, "destroy a min"},
 		{"those made by hand are left alone", 0, []scale.Machine{work("a", scale.Serving, byHand)}, ""},
 		{"those of the release before count until the deploy takes them out", 1, []scale.Machine{work("a", scale.Serving, old)}, ""},
+		{"one whose host is silent counts", 1, []scale.Machine{work("a", scale.Serving, silent)}, ""},
+		{"one on a node that drains is made elsewhere", 1, []scale.Machine{work("a", scale.Serving, leaving)}, "create min"},
+		{"and ends when the other works", 1, []scale.Machine{work("a", scale.Serving, leaving), work("b", scale.Serving)}, "destroy a node_drains"},
+		{"not before", 1, []scale.Machine{work("a", scale.Serving, leaving), work("b", scale.Booting)}, ""},
 		{"then they do not", 1, []scale.Machine{work("a", scale.Serving, old, cordoned)}, "create min"},
 	} {
 		t.Run(tt.sentence, func(t *testing.T) {
