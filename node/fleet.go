@@ -29,6 +29,7 @@ type fleet struct {
 	cat     *catalog.Catalog
 	hosts   *hosts
 	known   *known
+	traffic *traffic
 	ownRoom func() room
 	why     why.Log
 	acts    func(ctx context.Context, rev store.Revision) error // the proxy acts on intent up to rev

@@ -278,3 +278,22 @@ func (k *known) hungry() map[volant.AppID]bool {
 	}
 	return out
 }
+
+// avoided adds the hosts that connections which wait on other nodes do not reach.
+func (k *known) avoided(to map[volant.NodeID]bool) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for id, n := range k.nodes {
+		if k.silentLocked(id) {
+			continue
+		}
+		for _, l := range n.loads {
+			if len(l.load.Waiting) == 0 {
+				continue
+			}
+			for _, host := range l.load.Avoid {
+				to[host] = true
+			}
+		}
+	}
+}

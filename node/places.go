@@ -75,7 +75,9 @@ func (p *pendings) nowLocked() []pending {
 
 // hostsFor are the hosts as a new machine of an app sees them, beside those that are to be placed.
 func (f *fleet) hostsFor(snap *catalog.Snapshot, app volant.AppID, coming []pending) []place.Host {
-	byNode := map[volant.NodeID]*place.Host{}
+	byNode, avoided := map[volant.NodeID]*place.Host{}, map[volant.NodeID]bool{}
+	f.known.avoided(avoided)
+	f.traffic.avoided(avoided)
 	var out []place.Host
 	add := func(id volant.NodeID, region volant.Region, draining bool) {
 		r, told := f.ownRoom(), true
@@ -83,7 +85,7 @@ func (f *fleet) hostsFor(snap *catalog.Snapshot, app volant.AppID, coming []pend
 			r, told = f.known.roomOf(id)
 		}
 		out = append(out, place.Host{
-			Node: id, Region: region, Silent: !told || !f.known.heard(id), Closed: draining || told && !r.Host,
+			Node: id, Region: region, Silent: !told || !f.known.heard(id) || avoided[id], Closed: draining || told && !r.Host,
 			MemoryMB: r.MemoryMB, OverheadMB: r.OverheadMB, Shared: r.Shared, Cores: r.Cores, Strong: r.Isolates, Orgs: r.Orgs,
 		})
 	}
@@ -137,7 +139,7 @@ const (
 	// mostTries bounds the hosts that are asked for room for one machine.
 	mostTries = 8
 	// reserveWithin bounds how long a host may take to answer.
-	reserveWithin = 3 * time.Second
+	reserveWithin = 1500 * time.Millisecond
 )
 
 // place finds a host for a machine in its region, has it reserve room, and writes into the record which it is.

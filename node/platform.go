@@ -156,7 +156,7 @@ func NewPlatform(parts Parts) (*Platform, error) {
 		hosts.calls = p.calls
 	}
 	p.fleet = &fleet{
-		node: p.Node, region: p.Region, store: p.Store, cat: p.cat, hosts: hosts, known: p.known, ownRoom: p.room, why: p.Reasons, acts: p.edge.acts,
+		node: p.Node, region: p.Region, store: p.Store, cat: p.cat, hosts: hosts, known: p.known, traffic: &p.traffic, ownRoom: p.room, why: p.Reasons, acts: p.edge.acts,
 	}
 	(&answers{localHost{p.host}, p.mayCall}).serve(p.peers)
 	p.serveReasons()

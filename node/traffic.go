@@ -60,6 +60,22 @@ func (t *traffic) empty(app volant.AppID) bool {
 	return true
 }
 
+// avoided adds the hosts that connections which wait here do not reach.
+func (t *traffic) avoided(to map[volant.NodeID]bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, groups := range t.loads {
+		for _, l := range groups {
+			if len(l.Waiting) == 0 {
+				continue
+			}
+			for _, host := range l.Avoid {
+				to[host] = true
+			}
+		}
+	}
+}
+
 // drop forgets an app that is gone.
 func (t *traffic) drop(app volant.AppID) {
 	t.mu.Lock()

@@ -7,6 +7,7 @@ import (
 	"maps"
 	"net"
 	"net/netip"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -18,6 +19,7 @@ import (
 	"github.com/volant-edge/volant/node"
 	"github.com/volant-edge/volant/proxy"
 	"github.com/volant-edge/volant/store"
+	"github.com/volant-edge/volant/store/local"
 	"github.com/volant-edge/volant/store/storetest"
 	"github.com/volant-edge/volant/volanttest/memnet"
 )
@@ -233,6 +235,8 @@ type spot struct {
 	store *cutStore
 	down  bool
 	epoch uint64 // of the proxy
+
+	closeCopy func()
 }
 
 func (s *spot) roles() []string {
@@ -245,7 +249,7 @@ func (s *spot) roles() []string {
 // join makes what a server is made of that of one in the cluster.
 func (s *spot) join(parts *node.Parts) {
 	parts.Name = fmt.Sprintf("%s-%s", s.p.Region, s.p.ID)
-	parts.Store, parts.Copy = s.store, s.store
+	s.openCopy(parts)
 	parts.Mesh = volant.MeshAddr(s.p.ID)
 	parts.PeerListen = s.c.Mesh.Listen
 	parts.PeerDial = func(ctx context.Context, _, addr string) (net.Conn, error) {
@@ -264,6 +268,31 @@ func (s *spot) join(parts *node.Parts) {
 			return nil, nil, volant.Errorf(volant.ErrUnavailable, "the node is down")
 		}
 		return s.p.Proxy, func() {}, nil
+	}
+}
+
+// openCopy opens the node's copy of the intent, from which a server starts that does not reach the store.
+func (s *spot) openCopy(parts *node.Parts) {
+	t := s.c.t
+	t.Helper()
+	copied, err := local.Open(local.Config{Path: filepath.Join(s.p.dir, "copy.db")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = s.store.pass()
+	parts.Store, parts.Copy, parts.Down, parts.Known = s.store, copied, err != nil, copied.Revision()
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		_ = copied.Run(ctx, s.store) // it ends with ctx
+	}()
+	s.closeCopy = func() {
+		cancel()
+		<-ended
+		if err := copied.Close(); err != nil {
+			t.Error(err)
+		}
 	}
 }
 

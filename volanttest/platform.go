@@ -232,6 +232,9 @@ func (p *Platform) Stop() {
 	if err := <-p.done; err != nil {
 		p.t.Errorf("server: %v", err)
 	}
+	if p.spot != nil {
+		p.spot.closeCopy()
+	}
 }
 
 // Ended is the error with which the server ended by itself.
