@@ -231,6 +231,11 @@ func (a *app) entering(peak int) Load {
 			l.Spilled[rc.region] = rc.spilled
 		}
 	}
+	for _, m := range a.machines {
+		if m.node != nil && m.node.away.Load() && !slices.Contains(l.Avoid, m.node.id) {
+			l.Avoid = append(l.Avoid, m.node.id)
+		}
+	}
 	return l
 }
 
