@@ -61,6 +61,20 @@ func nodeNamed(snap *catalog.Snapshot, what string) (*volant.Node, error) {
 	return nil, volant.Invalidf("%d nodes have the name %q", len(found), cut(what)).WithRemedy("use the ID, such as %s", found[0].ID)
 }
 
+// nodeEver finds a server by its ID or name, be it removed, or returns nil.
+func nodeEver(snap *catalog.Snapshot, what string) *volant.Node {
+	if n, err := nodeNamed(snap, what); err == nil {
+		return n
+	}
+	var last *volant.Node
+	for _, n := range snap.Nodes() {
+		if (n.ID == what || n.Name == what) && (last == nil || n.Updated.After(last.Updated)) {
+			last = n
+		}
+	}
+	return last
+}
+
 // nodeView is a server as it is shown.
 func (s *Server) nodeView(n *volant.Node) api.Node {
 	for _, v := range s.Nodes() {

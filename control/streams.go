@@ -139,7 +139,7 @@ func (s *Server) getWhy(w http.ResponseWriter, c *call) error {
 		q.App = a.App
 	} else if m, ok := snap.Machine(volant.MachineID(what)); ok && c.who.may(m.Org, m.App, scopeRead) {
 		q.Machine = volant.MachineID(what)
-	} else if n, err := nodeNamed(snap, what); err == nil && c.who.root() {
+	} else if n := nodeEver(snap, what); n != nil && c.who.root() {
 		q.Node, q.Kinds = volant.NodeID(n.ID), []why.Kind{why.Change}
 	} else {
 		q.Request = what

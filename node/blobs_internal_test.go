@@ -13,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -81,13 +82,14 @@ func newBlobNode(t *testing.T, n *memnet.Network, intent *storetest.Memory, id v
 	im := newImages(s, ImageConfig{}, t.TempDir())
 	im.others = p.Others
 	ctx, cancel := context.WithCancel(t.Context())
-	go func() { _ = p.cat.Run(ctx, intent) }()
-	go func() { _ = p.servePeers(ctx) }()
-	go p.Others.run(ctx, s)
+	var all sync.WaitGroup
+	all.Go(func() { _ = p.cat.Run(ctx, intent) })
+	all.Go(func() { _ = p.servePeers(ctx) })
+	all.Go(func() { p.Others.run(ctx, s) })
 	t.Cleanup(func() {
 		cancel()
 		p.calls.Close()
-		synctest.Wait()
+		all.Wait() // calls that are under way have a moment to end
 	})
 	return &blobNode{p, im, cancel}
 }

@@ -17,7 +17,7 @@ import (
 const (
 	lookAtMembers = 5 * time.Second
 	// askStanding is how often a node that does not reach the intent asks whether it was removed.
-	askStanding = 15 * time.Second
+	askStanding = 5 * time.Second
 	tidyEvery   = time.Hour
 	// keepJoinTokens is how long a join token is shown after its end.
 	keepJoinTokens = 30 * 24 * time.Hour

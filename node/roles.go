@@ -32,12 +32,12 @@ func (s *server) roles(ctx context.Context) ([]string, error) {
 
 // leave remembers that the cluster threw this server out, and returns the error that says so.
 func (s *server) leave() error {
-	err := errRemoved(s.dir.Node())
-	if s.member == nil { // the first server has no such file; its record says it at each start
-		return err
+	m := s.member
+	if m == nil { // the first server of the cluster; other nodes may never have told it
+		m = &membership{Name: s.cfg.Name, Region: s.cfg.Region}
 	}
-	s.member.Removed = true
-	return errors.Join(err, s.member.write(s.dir.Path(memberFile)))
+	m.Removed = true
+	return errors.Join(errRemoved(s.dir.Node()), m.write(s.dir.Path(memberFile)))
 }
 
 // noEngine is the engine of a server that runs no machines. What an engine made here before stays as it is.
