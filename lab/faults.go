@@ -11,8 +11,10 @@ import (
 
 // faults is what was done to a lab.
 type faults struct {
-	Cuts []Cut              `json:"cuts,omitempty"`
-	Dead []string           `json:"dead,omitempty"` // servers that were killed
+	Cuts []Cut    `json:"cuts,omitempty"`
+	Dead []string `json:"dead,omitempty"` // servers that were killed
+	// Away are servers that are heard, and to which routers do not send clients yet: they start.
+	Away []string           `json:"away,omitempty"`
 	Loss map[string]float64 `json:"loss,omitempty"` // of wires, by name
 }
 
@@ -38,9 +40,14 @@ func (f *faults) cutWire(a, b string) bool {
 	})
 }
 
-// lives says whether a router may send clients to the server.
-func (f *faults) lives(node string) bool {
-	return !slices.Contains(f.Dead, node) && !slices.Contains(f.Cuts, Cut{A: node})
+// silent says whether nothing of the server is heard.
+func (f *faults) silent(node string) bool {
+	return slices.Contains(f.Dead, node) || slices.Contains(f.Cuts, Cut{A: node})
+}
+
+// serves says whether a router may send clients to the server.
+func (p *plan) serves(n nodePlan, f *faults) bool {
+	return !f.silent(n.Name) && !slices.Contains(f.Away, n.Name) && slices.Contains(p.roles(n), volant.RoleEdge)
 }
 
 // firewall is the text for nft in a region's router: the packets that vanish.
@@ -48,7 +55,7 @@ func (p *plan) firewall(region string, f faults) string {
 	var rules []string
 	drop := func(format string, args ...any) { rules = append(rules, fmt.Sprintf(format, args...)+" drop") }
 	for _, n := range p.in(region) {
-		if !f.lives(n.Name) {
+		if f.silent(n.Name) {
 			drop("iifname %q", n.Link)
 			drop("oifname %q", n.Link)
 			continue
@@ -85,7 +92,7 @@ func (p *plan) addresses(name string) (v4, v6 string) {
 func (p *plan) anycastIP(region string, f faults) []string {
 	var hops4, hops6 []string
 	for _, n := range p.in(region) {
-		if f.lives(n.Name) {
+		if p.serves(n, &f) {
 			hops4, hops6 = append(hops4, n.Addr4.String()), append(hops6, n.Addr6.String())
 		}
 	}
@@ -120,7 +127,7 @@ func nexthops(hops []string) string {
 func (p *plan) nearest(region string, f faults) string {
 	best, took := "", time.Duration(0)
 	for _, r := range p.Regions {
-		if r == region || f.cutWire(region, r) || !slices.ContainsFunc(p.in(r), func(n nodePlan) bool { return f.lives(n.Name) }) {
+		if r == region || f.cutWire(region, r) || !slices.ContainsFunc(p.in(r), func(n nodePlan) bool { return p.serves(n, &f) }) {
 			continue
 		}
 		w, _ := p.wire(region, r)

@@ -138,10 +138,10 @@ func (l *Lab) startAll(ctx context.Context) error {
 	if err := l.welcome(ctx, nodes[0], len(nodes)-1); err != nil {
 		return err
 	}
-	g, ctx := errgroup.WithContext(ctx)
+	g, all := errgroup.WithContext(ctx)
 	g.SetLimit(2) // a start is work for the processor
 	for _, n := range nodes[1:] {
-		g.Go(func() error { return n.start(ctx) })
+		g.Go(func() error { return n.start(all) })
 	}
 	if err := g.Wait(); err != nil {
 		return err
@@ -196,36 +196,51 @@ func (l *Lab) together(ctx context.Context) error {
 	return nil
 }
 
-// start runs the node's processes until its API answers.
+// start starts the node's processes and returns when its API answers.
 func (n *Node) start(ctx context.Context) error {
+	ended, err := n.launch(ctx)
+	if err != nil {
+		return err
+	}
+	return n.ready(ctx, ended)
+}
+
+// launch starts the node's processes.
+func (n *Node) launch(ctx context.Context) (ended <-chan struct{}, err error) {
 	l, ns := n.lab, n.lab.plan.nodeNS(n.Name)
 	text, err := l.serverConfig(n)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	config := l.file(n.Name + ".toml")
 	if err := atomicfile.Write(config, []byte(text), 0o600); err != nil {
-		return err
+		return nil, err
 	}
 	if l.plan.Engine == "fake" {
 		if err := n.startBackend(ctx, ns); err != nil {
-			return err
+			return nil, err
 		}
 	}
 	if err := os.Remove(filepath.Join(n.Data(), "api.addr")); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return err
+		return nil, err
 	}
-	ended, err := l.spawn(ns, n.log(), nil, l.plan.Bin, "server", "--config", config, "--log-level", "debug")
-	if err != nil {
-		return err
-	}
-	err = l.await(ctx, 90*time.Second, n.log(), ended, func(ctx context.Context) error {
+	return l.spawn(ns, n.log(), nil, l.plan.Bin, "server", "--config", config, "--log-level", "debug")
+}
+
+// ready returns when the node's API answers and its proxy, if it has one, does what the node says.
+func (n *Node) ready(ctx context.Context, ended <-chan struct{}) error {
+	err := n.lab.await(ctx, 90*time.Second, n.log(), ended, func(ctx context.Context) error {
 		c, err := n.API()
 		if err != nil {
 			return err
 		}
 		defer c.Close()
-		_, err = c.Nodes(ctx)
+		known, err := c.Nodes(ctx)
+		for _, k := range known {
+			if k.ID == string(n.ID()) && k.Proxy != "running" && k.Proxy != "" {
+				return fmt.Errorf("the proxy: %s", k.Proxy)
+			}
+		}
 		return err
 	})
 	if err != nil {
@@ -278,7 +293,8 @@ func (l *Lab) Start(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
-	return l.change(ctx, func(s *state) error {
+	var ended <-chan struct{}
+	err = l.change(ctx, func(s *state) error {
 		ps, err := n.Processes()
 		if err != nil {
 			return err
@@ -286,11 +302,12 @@ func (l *Lab) Start(ctx context.Context, name string) error {
 		if i := slices.IndexFunc(ps, func(p Process) bool { return p.isServer() }); i >= 0 {
 			return volant.Errorf(volant.ErrExists, "the server of %s runs, as process %d", name, ps[i].PID)
 		}
-		if i := slices.Index(s.Faults.Dead, name); i >= 0 {
+		s.Faults.Away = append(without(s.Faults.Away, name), name)
+		if slices.Contains(s.Faults.Dead, name) {
 			if err := l.reboot(ctx, n); err != nil {
 				return err
 			}
-			s.Faults.Dead = slices.Delete(s.Faults.Dead, i, i+1)
+			s.Faults.Dead = without(s.Faults.Dead, name)
 			if err := l.act(ctx, s); err != nil {
 				return err
 			}
@@ -298,8 +315,23 @@ func (l *Lab) Start(ctx context.Context, name string) error {
 		if err := s.save(); err != nil {
 			return err
 		}
-		return n.start(ctx)
+		ended, err = n.launch(ctx)
+		return err
 	})
+	if err != nil {
+		return err
+	}
+	if err := n.ready(ctx, ended); err != nil {
+		return err
+	}
+	return l.change(ctx, func(s *state) error {
+		s.Faults.Away = without(s.Faults.Away, name)
+		return l.act(ctx, s)
+	})
+}
+
+func without(names []string, name string) []string {
+	return slices.DeleteFunc(slices.Clone(names), func(n string) bool { return n == name })
 }
 
 func (p Process) isServer() bool { return p.role() == "server" }

@@ -153,6 +153,14 @@ func TestAnycast(t *testing.T) {
 		{"the next, where all are dead", faults{Dead: []string{"dfw-1", "ord-1"}}, three, `
 			route replace 198.51.100.0/24 via 10.200.1.2
 			route replace 2001:db8:100::/48 via fd00:2:1::2`},
+		{"not one that starts", faults{Away: []string{"dfw-1"}}, two, `
+			route replace 198.51.100.0/24 via 10.1.2.2
+			route replace 2001:db8:100::/48 via fd00:5:1:2::2`},
+		{"only edges", faults{}, func(t *testing.T) plan {
+			return planned(t, Config{Regions: []string{"dfw", "ord"}, Hosts: 2, Roles: map[string][]string{"dfw-1": {"host", "control"}}})
+		}, `
+			route replace 198.51.100.0/24 via 10.1.2.2
+			route replace 2001:db8:100::/48 via fd00:5:1:2::2`},
 		{"nowhere", faults{Dead: []string{"dfw-1"}, Cuts: []Cut{{A: "dfw"}}}, three, `
 			route replace blackhole 198.51.100.0/24
 			route replace blackhole 2001:db8:100::/48`},

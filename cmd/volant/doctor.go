@@ -1,12 +1,15 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
 
 	"github.com/spf13/cobra"
 
+	volant "github.com/volant-edge/volant"
 	"github.com/volant-edge/volant/doctor"
+	"github.com/volant-edge/volant/lab"
 	"github.com/volant-edge/volant/node"
 )
 
@@ -28,6 +31,7 @@ remedy. Nothing is changed. The exit code is 1 if something keeps machines from 
 			if err != nil {
 				return err
 			}
+			found = append(found, labFinding())
 			if err := g.print(cmd, found, func(w io.Writer) { doctorText(w, found) }); err != nil {
 				return err
 			}
@@ -39,6 +43,18 @@ remedy. Nothing is changed. The exit code is 1 if something keeps machines from 
 	}
 	cmd.Flags().StringVar(&file, "config", "", "server configuration, a TOML file")
 	return cmd
+}
+
+// labFinding says whether a lab can be built here. A server serves without one, so that nothing is wrong if not.
+func labFinding() doctor.Finding {
+	f := doctor.Finding{Name: "lab", Status: doctor.OK, Found: "volant lab can build a planet here"}
+	if err := lab.Check(); err != nil {
+		f.Found = "not here: " + err.Error()
+		if e, ok := errors.AsType[*volant.Error](err); ok {
+			f.Found, f.Remedy = "not here: "+e.Text, e.Remedy
+		}
+	}
+	return f
 }
 
 func doctorText(w io.Writer, found []doctor.Finding) {
