@@ -132,6 +132,14 @@ func measures() []measure {
 		{[]string{"machine_record_bytes"}, 5 * time.Minute, records},
 		{[]string{"live_change"}, 10 * time.Minute, feeds},
 		{[]string{"live_change_300", "live_traffic_300"}, 20 * time.Minute, feeds300},
+		{[]string{"backhaul_connect", "backhaul_connect_p99"}, 5 * time.Minute, connects("backhaul_connect", 0, 0)},
+		{[]string{"backhaul_connect_20ms", "backhaul_connect_20ms_p99"}, 5 * time.Minute, connects("backhaul_connect_20ms", 10*time.Millisecond, 0)},
+		{[]string{"backhaul_loss"}, 5 * time.Minute, connects("backhaul_loss", 10*time.Millisecond, 0.01)},
+		{[]string{"backhaul_bulk"}, 5 * time.Minute, bulk},
+		{[]string{"host_cut"}, 10 * time.Minute, hostCut},
+		{[]string{"control_dead"}, 10 * time.Minute, controlDead},
+		{[]string{"burst_200", "burst_200_p99"}, 15 * time.Minute, burst},
+		{[]string{"over_limit", "over_limit_unaccounted"}, 10 * time.Minute, floods},
 		{[]string{"go_test"}, 10 * time.Minute, goTest},
 	}
 }

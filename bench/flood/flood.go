@@ -26,6 +26,8 @@ type Config struct {
 	N       int           // connections
 	Hold    time.Duration // mean of a served one's exponential life
 	Within  time.Duration // bounds each attempt
+	// Dial connects the i-th client, in place of Addr and Sources.
+	Dial func(ctx context.Context, i int) (net.Conn, error)
 }
 
 // Outcomes are how the attempts ended.
@@ -60,9 +62,7 @@ type flood struct {
 }
 
 func (f *flood) attempt(ctx context.Context, i int) {
-	d := net.Dialer{Timeout: f.cfg.Within}
-	d.LocalAddr = net.TCPAddrFromAddrPort(netip.AddrPortFrom(f.cfg.Sources[i%len(f.cfg.Sources)], 0))
-	conn, err := d.DialContext(ctx, "tcp", f.cfg.Addr)
+	conn, err := f.dial(ctx, i)
 	if err != nil {
 		f.note(&f.out.Failed, err)
 		return
@@ -98,6 +98,17 @@ func (f *flood) attempt(ctx context.Context, i int) {
 		return
 	}
 	f.note(&f.out.Served, nil)
+}
+
+func (f *flood) dial(ctx context.Context, i int) (net.Conn, error) {
+	if f.cfg.Dial != nil {
+		ctx, cancel := context.WithTimeout(ctx, f.cfg.Within)
+		defer cancel()
+		return f.cfg.Dial(ctx, i)
+	}
+	d := net.Dialer{Timeout: f.cfg.Within}
+	d.LocalAddr = net.TCPAddrFromAddrPort(netip.AddrPortFrom(f.cfg.Sources[i%len(f.cfg.Sources)], 0))
+	return d.DialContext(ctx, "tcp", f.cfg.Addr)
 }
 
 // early says how an attempt without a byte of the app ended.
