@@ -27,7 +27,8 @@ type Config struct {
 	// Pool4 and Pool6 are the anycast prefixes apps get addresses of; 198.51.100.0/24 and 2001:db8:100::/48.
 	Pool4 netip.Prefix `json:"pool4"`
 	Pool6 netip.Prefix `json:"pool6"`
-	// Roles are of single servers, by name; the others are edge and host, and the first Control of those control too.
+	// Roles are of single servers, by name. The others are edge and host; the first Control of them are control too,
+	// unless Roles gives that to some.
 	Roles map[string][]string `json:"roles,omitempty"`
 	// Bare builds the network and starts no node.
 	Bare bool `json:"bare,omitempty"`

@@ -83,11 +83,14 @@ func (p *plan) roles(n nodePlan) []string {
 	return []string{volant.RoleEdge, volant.RoleHost}
 }
 
-// control says whether a server without roles of its own keeps the intent: one of each region before a second one of any.
+// control says whether a server keeps the intent where no roles say so: one of each region before a second one of any.
 func (p *plan) control(node string) bool {
 	var ns []nodePlan
 	for _, n := range p.Nodes {
-		if len(p.Roles[n.Name]) == 0 {
+		switch r := p.Roles[n.Name]; {
+		case slices.Contains(r, volant.RoleControl):
+			return false
+		case len(r) == 0:
 			ns = append(ns, n)
 		}
 	}
