@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
 
@@ -83,7 +84,9 @@ func (d *downer) run(ctx context.Context, recorded bool) error {
 		d.say("ended %d processes", n)
 	}
 	for _, ns := range spaces {
-		if node := strings.TrimPrefix(ns, d.prefix); recorded && !strings.HasSuffix(node, "-r") && !strings.HasSuffix(node, "-c") {
+		node := strings.TrimPrefix(ns, d.prefix)
+		_, number, _ := strings.Cut(node, "-") // of a server; that of its machines, routers and clients is none
+		if _, err := strconv.Atoi(number); err == nil && recorded {
 			if err := d.cleanNode(ctx, ns, node); err != nil {
 				return err
 			}

@@ -147,7 +147,7 @@ func (l *Lab) build(ctx context.Context, s *state) error {
 		}
 	}
 	for _, n := range p.Nodes {
-		if err := addNS(ctx, p.nodeNS(n.Name), plain()); err != nil {
+		if err := l.addServer(ctx, n); err != nil {
 			return err
 		}
 	}
@@ -160,7 +160,7 @@ func (l *Lab) build(ctx context.Context, s *state) error {
 		}
 	}
 	for _, n := range p.Nodes {
-		if err := ip(ctx, p.nodeNS(n.Name), p.nodeIP(n)); err != nil {
+		if err := l.configServer(ctx, n); err != nil {
 			return err
 		}
 	}
@@ -173,6 +173,27 @@ func (l *Lab) build(ctx context.Context, s *state) error {
 		}
 	}
 	return l.act(ctx, s)
+}
+
+// addServer makes a server's namespaces.
+func (l *Lab) addServer(ctx context.Context, n nodePlan) error {
+	p := &l.plan
+	if err := addNS(ctx, p.nodeNS(n.Name), plain()); err != nil || !p.fake() {
+		return err
+	}
+	return addNS(ctx, p.machineNS(n.Name), plain())
+}
+
+// configServer gives a server that is plugged in its addresses.
+func (l *Lab) configServer(ctx context.Context, n nodePlan) error {
+	p := &l.plan
+	if err := ip(ctx, p.nodeNS(n.Name), p.nodeIP(n)); err != nil || !p.fake() {
+		return err
+	}
+	if err := ip(ctx, p.nodeNS(n.Name), p.machinesIP(n.Name)); err != nil {
+		return err
+	}
+	return ip(ctx, p.machineNS(n.Name), machineIP())
 }
 
 // plugWires starts the process of the wires and gives their ends addresses.

@@ -84,8 +84,10 @@ func (n *Node) Log() string {
 
 func (n *Node) log() string { return n.Name + ".log" }
 
-// Processes are those in the node's namespace.
-func (n *Node) Processes() ([]Process, error) { return processesIn(n.lab.plan.nodeNS(n.Name)) }
+// Processes are those of the node: in its namespace, and what answers for its machines.
+func (n *Node) Processes() ([]Process, error) {
+	return processesIn(n.lab.plan.nodeNS(n.Name), n.lab.plan.machineNS(n.Name))
+}
 
 // backendNet is where machines of the fake engine are, one address each; see package node.
 const backendNet = "fd00:9::/64"
@@ -233,7 +235,7 @@ func (n *Node) launch(ctx context.Context) (ended <-chan struct{}, err error) {
 		return nil, err
 	}
 	if l.plan.Engine == "fake" {
-		if err := n.startBackend(ctx, ns); err != nil {
+		if err := n.startBackend(); err != nil {
 			return nil, err
 		}
 	}
@@ -266,7 +268,7 @@ func (n *Node) ready(ctx context.Context, ended <-chan struct{}) error {
 }
 
 // startBackend starts what answers for the machines of the fake engine.
-func (n *Node) startBackend(ctx context.Context, ns string) error {
+func (n *Node) startBackend() error {
 	ps, err := n.Processes()
 	if err != nil {
 		return err
@@ -274,10 +276,7 @@ func (n *Node) startBackend(ctx context.Context, ns string) error {
 	if slices.ContainsFunc(ps, func(p Process) bool { return p.role() == "backend" }) {
 		return nil // it outlived the server, as machines do
 	}
-	if err := ip(ctx, ns, []string{"route replace local " + backendNet + " dev lo"}); err != nil {
-		return err
-	}
-	_, err = n.lab.spawn(ns, n.Name+".backend.log", nil, n.lab.plan.Bin, "lab", "backend", "--region", n.Region, "--node", n.Name)
+	_, err = n.lab.spawn(n.lab.plan.machineNS(n.Name), n.Name+".backend.log", nil, n.lab.plan.Bin, "lab", "backend", "--region", n.Region, "--node", n.Name)
 	return err
 }
 
@@ -400,13 +399,18 @@ func (l *Lab) reboot(ctx context.Context, n *Node) error {
 	if err := delNS(ctx, ns); err != nil {
 		return errors.Join(err, gone)
 	}
-	if err := addNS(ctx, ns, plain()); err != nil {
+	if p.fake() {
+		if err := delNS(ctx, p.machineNS(n.Name)); err != nil {
+			return err
+		}
+	}
+	if err := l.addServer(ctx, n.nodePlan); err != nil {
 		return err
 	}
 	if err := ip(ctx, p.routerNS(n.Region), p.linkIP(n.nodePlan)); err != nil {
 		return err
 	}
-	if err := ip(ctx, ns, p.nodeIP(n.nodePlan)); err != nil {
+	if err := l.configServer(ctx, n.nodePlan); err != nil {
 		return err
 	}
 	return settled(ctx, ns)

@@ -108,6 +108,7 @@ func (p *plan) in(region string) []nodePlan {
 // The names of namespaces.
 func (p *plan) prefix() string                { return "vlab-" + p.Name + "-" }
 func (p *plan) nodeNS(node string) string     { return p.prefix() + node }
+func (p *plan) machineNS(node string) string  { return p.prefix() + node + "-m" }
 func (p *plan) routerNS(region string) string { return p.prefix() + region + "-r" }
 func (p *plan) clientNS(region string) string { return p.prefix() + region + "-c" }
 
@@ -159,9 +160,15 @@ func (p *plan) namespaces() []string {
 	}
 	for _, n := range p.Nodes {
 		out = append(out, p.nodeNS(n.Name))
+		if p.fake() {
+			out = append(out, p.machineNS(n.Name))
+		}
 	}
 	return out
 }
+
+// fake says whether machines are a process in a namespace of its own beside each server's.
+func (p *plan) fake() bool { return p.Engine == "fake" && !p.Bare }
 
 // regionIP are the lines for ip in a region's router: its servers and clients.
 func (p *plan) regionIP(region string) []string {
@@ -217,6 +224,27 @@ func (p *plan) nodeIP(s nodePlan) []string {
 		"link set eth0 up",
 		"route add default via " + s.gate4.String(),
 		"route add default via " + s.gate6.String(),
+	}
+}
+
+// machinesIP are the lines for ip in a server which lead to its machines of the fake engine.
+func (p *plan) machinesIP(node string) []string {
+	return []string{
+		"link add m0 type veth peer name eth0 netns " + p.machineNS(node),
+		"addr add fd00:8::1/64 dev m0 nodad",
+		"link set m0 up",
+		"route add " + backendNet + " via fd00:8::2",
+	}
+}
+
+// machineIP are the lines for ip where those machines are.
+func machineIP() []string {
+	return []string{
+		"link set lo up",
+		"addr add fd00:8::2/64 dev eth0 nodad",
+		"link set eth0 up",
+		"route add local " + backendNet + " dev lo",
+		"route add default via fd00:8::1",
 	}
 }
 

@@ -78,6 +78,11 @@ func TestNetwork(t *testing.T) {
 		link set eth0 up
 		route add default via 10.2.2.1
 		route add default via fd00:5:2:2::1`)
+	text(t, "to machines", p.machinesIP("ord-2"), `
+		link add m0 type veth peer name eth0 netns vlab-default-ord-2-m
+		addr add fd00:8::1/64 dev m0 nodad
+		link set m0 up
+		route add fd00:9::/64 via fd00:8::2`)
 	text(t, "wire", p.wireIP("ord"), `
 		link set w-dfw address 02:76:6c:61:00:02
 		addr add 10.200.0.2/30 dev w-dfw
