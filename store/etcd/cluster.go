@@ -156,7 +156,10 @@ func (a admin) list(ctx context.Context) ([]*etcdserverpb.Member, error) {
 		list = res.Members
 		return res.Header, nil
 	})
-	return list, err
+	if err != nil { // the call may go on, and write list
+		return nil, err
+	}
+	return list, nil
 }
 
 func (a admin) look(ctx context.Context, m *etcdserverpb.Member) Member {
@@ -332,12 +335,16 @@ func (a admin) change(ctx context.Context, what string, fn func(context.Context,
 	ctx, cancel := context.WithTimeout(ctx, settleTime)
 	defer cancel()
 	for {
-		var raw error
-		err := s.do(ctx, false, func(ctx context.Context, c *clientv3.Client) (h *etcdserverpb.ResponseHeader, err error) {
-			h, err = fn(ctx, c)
-			raw = err
+		told := make(chan error, 8) // etcd's own words; attempts are few
+		err := s.do(ctx, false, func(ctx context.Context, c *clientv3.Client) (*etcdserverpb.ResponseHeader, error) {
+			h, err := fn(ctx, c)
+			select {
+			case told <- err:
+			default:
+			}
 			return h, err
 		})
+		raw := last(told)
 		unsettled := errors.Is(raw, rpctypes.ErrUnhealthy) || errors.Is(raw, rpctypes.ErrMemberNotEnoughStarted)
 		if unsettled {
 			select {
@@ -347,6 +354,17 @@ func (a admin) change(ctx context.Context, what string, fn func(context.Context,
 			}
 		}
 		return changeError(what, raw, err)
+	}
+}
+
+// last takes what is in a channel, and returns the last of it.
+func last(ch <-chan error) (err error) {
+	for {
+		select {
+		case err = <-ch:
+		default:
+			return err
+		}
 	}
 }
 

@@ -338,7 +338,10 @@ func (s *memberSession) watch(ctx context.Context, key string, opts ...clientv3.
 		ch = c.Watch(ctx, key, opts...)
 		return nil
 	})
-	return ch, func() bool { return s.member.srv.Leader() != 0 }, s.member.inWords(err)
+	if err != nil {
+		return nil, nil, s.member.inWords(err)
+	}
+	return ch, func() bool { return s.member.srv.Leader() != 0 }, nil
 }
 
 func (s *memberSession) ended() <-chan struct{} { return s.member.broken }
@@ -354,7 +357,7 @@ func (s *memberSession) saw(rev store.Revision) {
 }
 
 // statusOf asks a member how it is: this one by a call, others over the mesh.
-func (s *Store) statusOf(ctx context.Context, other *etcdserverpb.Member) (st *clientv3.StatusResponse, err error) {
+func (s *Store) statusOf(ctx context.Context, other *etcdserverpb.Member) (*clientv3.StatusResponse, error) {
 	m, err := s.running()
 	if err != nil {
 		return nil, err
@@ -362,11 +365,15 @@ func (s *Store) statusOf(ctx context.Context, other *etcdserverpb.Member) (st *c
 	if other.ID != uint64(m.srv.MemberID()) {
 		return statusAt(ctx, other.ClientURLs, dialing{})
 	}
+	var st *clientv3.StatusResponse
 	err = m.call(ctx, func(c *clientv3.Client) (err error) {
 		st, err = c.Status(ctx, memberURL)
 		return err
 	})
-	return st, err
+	if err != nil { // the call may go on, and write st
+		return nil, err
+	}
+	return st, nil
 }
 
 func (s *memberSession) changed() error {

@@ -207,7 +207,10 @@ func txn(ctx context.Context, s session, safe bool, ifs []clientv3.Cmp, then, ot
 		res, err = c.Txn(ctx).If(ifs...).Then(then...).Else(otherwise...).Commit()
 		return (*etcdserverpb.TxnResponse)(res).GetHeader(), err
 	})
-	return res, err
+	if err != nil { // the call may go on, and write res
+		return nil, err
+	}
+	return res, nil
 }
 
 // mismatch finds the op whose key was not as expected.
@@ -328,7 +331,10 @@ func (k kv) Grant(ctx context.Context, ttl time.Duration) (store.LeaseID, error)
 		id = store.LeaseID(res.ID)
 		return res.ResponseHeader, nil
 	})
-	return id, err
+	if err != nil {
+		return 0, err
+	}
+	return id, nil
 }
 
 // Renew implements store.Store.
