@@ -41,6 +41,9 @@ func (p *Platform) bootstrap(ctx context.Context) error {
 			last = rev
 		}
 	}
+	if last.Before(p.Known) { // a picture without what was known before would end what serves
+		last = p.Known
+	}
 	return p.cat.Wait(ctx, last)
 }
 

@@ -17,6 +17,8 @@ import (
 // teller is a proxy that tells other nodes facts of this one.
 type teller interface {
 	Tell(ctx context.Context, facts []live.Fact) error
+	// TellAll is Tell, and there are no other facts of these kinds.
+	TellAll(ctx context.Context, kinds live.Kinds, facts []live.Fact) error
 }
 
 // telling has this node's proxy tell other nodes what its server says of its machines and its room. A proxy that is
@@ -33,6 +35,8 @@ type telling struct {
 	mu    sync.Mutex // guards the fields below
 	all   map[live.Key]live.Fact
 	dirty map[live.Key]bool
+	links uint64 // proxies so far
+	whole uint64 // the one that was told all there is
 	seq   uint64 // of the room
 	last  []byte // the room told last, without its time
 }
@@ -96,7 +100,7 @@ func (t *telling) linked() {
 		}
 		t.dirty[key] = true
 	}
-	t.last = nil
+	t.last, t.links = nil, t.links+1
 	ring(t.wake)
 	ring(t.moved)
 }
@@ -164,37 +168,55 @@ func (t *telling) setRoom(always bool) {
 // tell tells what is to be told. A link that cannot tell belongs to a node that is alone.
 func (t *telling) tell(ctx context.Context) error {
 	for {
-		t.mu.Lock()
-		keys := slices.Collect(maps.Keys(t.dirty))
-		keys = keys[:min(len(keys), tellMost)]
-		facts := make([]live.Fact, len(keys))
-		for i, key := range keys {
-			facts[i] = t.all[key]
-		}
-		t.mu.Unlock()
-		if len(facts) == 0 {
+		facts, all, link := t.next()
+		if len(facts) == 0 && !all {
 			return nil
 		}
 		l, err := t.link()
 		if err != nil {
 			return err
 		}
-		to, ok := l.(teller)
-		if ok {
+		if to, ok := l.(teller); ok {
 			bound, cancel := context.WithTimeout(ctx, tellWithin)
-			err = to.Tell(bound, facts)
+			if all {
+				err = to.TellAll(bound, live.KindsOf(live.Have, live.Room), facts)
+			} else {
+				err = to.Tell(bound, facts)
+			}
 			cancel()
 		}
 		if err != nil {
 			return err
 		}
-		t.told(facts)
+		t.told(facts, link)
 	}
 }
 
-func (t *telling) told(facts []live.Fact) {
+// next is what is to be told, and to which proxy: all there is, or some of what is new.
+func (t *telling) next() (facts []live.Fact, all bool, link uint64) {
+	t.mu.Lock()
+	link, all = t.links, t.whole != t.links
+	t.mu.Unlock()
+	if all {
+		t.setRoom(true) // it is one of all there is
+	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if all {
+		return slices.Collect(maps.Values(t.all)), true, link
+	}
+	for key := range t.dirty {
+		if facts = append(facts, t.all[key]); len(facts) == tellMost {
+			break
+		}
+	}
+	return facts, false, link
+}
+
+func (t *telling) told(facts []live.Fact, link uint64) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.whole = link
 	for _, f := range facts {
 		if t.all[f.Key].Version == f.Version {
 			delete(t.dirty, f.Key)

@@ -1,6 +1,7 @@
 package volanttest_test
 
 import (
+	"context"
 	"fmt"
 	"math/rand/v2"
 	"net"
@@ -231,12 +232,21 @@ func (x *chaos) quiet() {
 			x.c.Boot(p)
 		}
 	}
+	for len(x.held) > chaosMax*hardLimit/2 { // that there is room for more is no wonder
+		x.held[0].Close()
+		x.held = x.held[1:]
+	}
 	time.Sleep(time.Minute)
 	x.check()
 	for _, p := range x.c.Nodes {
 		conn, err := p.Connect(x.addr)
 		if err != nil {
 			x.t.Errorf("a connection at %s after all is whole: %v", p.ID, err)
+			if recs, err := p.API.Why(context.Background(), "web", nil, 10); err == nil {
+				for _, r := range recs {
+					x.note("%s: %s %s %s", r.Time.Format("15:04:05.000"), r.Machine, r.Rule, r.Text)
+				}
+			}
 			continue
 		}
 		conn.Close()

@@ -210,6 +210,8 @@ func (p *Platform) Start() {
 	}
 	if p.spot != nil {
 		p.spot.join(&parts)
+	} else if _, rev, err := p.Store.List(context.Background(), "none"); err == nil {
+		parts.Known = rev
 	}
 	var err error
 	if p.Node, err = node.NewPlatform(parts); err != nil {
