@@ -77,5 +77,6 @@ type JoinToken struct {
 	Region  Region    `json:"region,omitempty"` // the only one it may join; empty: any
 	Uses    int       `json:"uses"`             // that are left
 	Expires time.Time `json:"expires"`
+	By      string    `json:"by,omitempty"`    // who made it
 	Nodes   []NodeID  `json:"nodes,omitempty"` // that joined by it
 }

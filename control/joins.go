@@ -46,7 +46,7 @@ func (s *Server) createJoinToken(w http.ResponseWriter, c *call) error {
 		return err
 	}
 	t := join.NewToken(cluster)
-	rec.Hash = t.Hash()
+	rec.Hash, rec.By = t.Hash(), c.who.name
 	rec.Meta = volant.Meta{Kind: volant.KindJoin, Org: AnyOrg, ID: t.ID()}
 	rev, err := store.Create(c.ctx(), s.Store, c.who.name, rec)
 	if err != nil {
@@ -95,7 +95,7 @@ func joinToken(in *api.CreateJoinToken) (*volant.JoinToken, error) {
 func joinView(t *volant.JoinToken) api.JoinToken {
 	v := api.JoinToken{
 		ID: t.ID, Name: t.Name, Roles: t.Roles, Region: string(t.Region), Uses: t.Uses, Nodes: []string{},
-		CreatedAt: t.Created, CreatedBy: t.Actor, ExpiresAt: t.Expires,
+		CreatedAt: t.Created, CreatedBy: t.By, ExpiresAt: t.Expires,
 	}
 	for _, n := range t.Nodes {
 		v.Nodes = append(v.Nodes, string(n))

@@ -251,7 +251,7 @@ func hostPort(text string) (string, uint16, error) {
 		host, port = strings.Trim(text, "[]"), strconv.Itoa(volant.MeshPort)
 	}
 	n, err := strconv.ParseUint(port, 10, 16)
-	if err != nil || n == 0 || strings.ContainsAny(host, " /[]") {
+	if _, aerr := netip.ParseAddr(host); err != nil || n == 0 || strings.ContainsAny(host, " /[]") || strings.Contains(host, ":") && aerr != nil {
 		return "", 0, volant.Invalidf("%.80q: write HOST:PORT, such as 192.0.2.1:%d", text, volant.MeshPort)
 	}
 	return net.JoinHostPort(host, port), uint16(n), nil
