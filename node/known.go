@@ -136,7 +136,7 @@ func (k *known) setRoom(f live.Fact, r room) {
 	if r.Clock == 0 {
 		return
 	}
-	if ahead := time.UnixMilli(r.Clock).Sub(time.Now()); !n.timed || ahead > n.ahead {
+	if ahead := time.Until(time.UnixMilli(r.Clock)); !n.timed || ahead > n.ahead {
 		n.ahead, n.timed = ahead, true
 	}
 }

@@ -141,7 +141,7 @@ func NewPlatform(parts Parts) (*Platform, error) {
 	p.newPeers()
 	p.known, p.noticed = newKnown(p.Node), make(chan struct{}, 1)
 	p.edge = newEdge(p.Proxy, p.heard(), p.proxyLost, p.proxyLinked, p.Log)
-	p.telling = newTelling(p.Node, p.Epoch, p.edge.now, p.room, p.Log)
+	p.telling = newTelling(p.Node, p.Epoch, p.edge.now, p.room, p.isPast, p.Log)
 	p.Host.Node, p.Host.Region, p.Host.Epoch = p.Node, p.Region, p.Epoch
 	var err error
 	p.host, err = host.New(p.Host, host.Deps{

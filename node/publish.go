@@ -307,6 +307,20 @@ func (p *Platform) publishHave(h volant.Have) {
 	p.telling.have(h)
 }
 
+// isPast says whether a machine has been a tombstone for so long that nobody needs to hear of it: there are ever more
+// of those.
+func (p *Platform) isPast(id volant.MachineID) bool {
+	m, ok := p.cat.Snapshot().Machine(id)
+	return ok && past(m, time.Now())
+}
+
+// pastAfter is how long a tombstone is still told of: until its last connections have heard of it.
+const pastAfter = time.Minute
+
+func past(m *volant.Machine, now time.Time) bool {
+	return m.Tombstone && now.Sub(m.Updated) > pastAfter
+}
+
 // room is what this node tells of its host and of the way to other regions.
 func (p *Platform) room() room {
 	r := room{RTT: p.regionRTTs()}

@@ -27,7 +27,8 @@ type telling struct {
 	self  volant.NodeID
 	epoch uint64 // of this server
 	link  func() (Link, error)
-	room  func() room // this node's
+	room  func() room                 // this node's
+	gone  func(volant.MachineID) bool // of machines that nobody needs to hear of any more
 	log   *slog.Logger
 	wake  chan struct{} // 1 deep: something is to be told
 	moved chan struct{} // 1 deep: the room may have changed
@@ -41,9 +42,11 @@ type telling struct {
 	last  []byte // the room told last, without its time
 }
 
-func newTelling(self volant.NodeID, epoch uint64, link func() (Link, error), r func() room, log *slog.Logger) *telling {
+func newTelling(
+	self volant.NodeID, epoch uint64, link func() (Link, error), r func() room, gone func(volant.MachineID) bool, log *slog.Logger,
+) *telling {
 	return &telling{
-		self: self, epoch: epoch, link: link, room: r, log: log, wake: make(chan struct{}, 1), moved: make(chan struct{}, 1),
+		self: self, epoch: epoch, link: link, room: r, gone: gone, log: log, wake: make(chan struct{}, 1), moved: make(chan struct{}, 1),
 		all: map[live.Key]live.Fact{}, dirty: map[live.Key]bool{},
 	}
 }
@@ -57,16 +60,19 @@ func ring(c chan struct{}) {
 
 // have takes what became of a machine here.
 func (t *telling) have(h volant.Have) {
+	if h.State == volant.StateDestroyed && t.gone(h.Machine) {
+		return
+	}
 	t.set(live.EncodeHave(h))
 	ring(t.moved)
 }
 
 // forget ends the facts of machines that are gone for good.
-func (t *telling) forget(gone func(volant.MachineID) bool) {
+func (t *telling) forget() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for key, f := range t.all {
-		if key.Kind != live.Have || f.Gone || !gone(volant.MachineID(key.ID)) {
+		if key.Kind != live.Have || f.Gone || !t.gone(volant.MachineID(key.ID)) {
 			continue
 		}
 		f.Gone, f.Body = true, nil
@@ -133,6 +139,7 @@ func (t *telling) run(ctx context.Context) error {
 			t.setRoom(false)
 		case <-again.C:
 			t.setRoom(true)
+			t.forget()
 		}
 		retry = nil
 		if err := t.tell(ctx); err != nil {
