@@ -36,7 +36,8 @@ var errNoAnswer = errors.New("no answer in time")
 type call struct {
 	node   *node
 	req    backhaul.Request
-	life   *life            // of the host's proxy
+	life   *life // of the host's proxy
+	began  time.Time
 	again  bool             // it was sent before, to an earlier boot or with a number that was taken
 	answer *backhaul.Answer // OK, of one that waits and is not needed yet
 
@@ -64,7 +65,7 @@ func (s *session) far() *abroad {
 // newCall is a request of this session to a node.
 func (s *session) newCall(n *node, wait time.Duration, m volant.MachineID) *call {
 	epoch, life := n.now()
-	c := &call{node: n, life: life, req: backhaul.Request{
+	c := &call{node: n, life: life, began: time.Now(), req: backhaul.Request{
 		EdgeEpoch: s.p.cfg.Epoch, Stream: n.stream.Add(1), HostEpoch: epoch, Port: s.svc.port, Wait: wait,
 		Quiet: s.quiet, Retry: s.far().busies > 0, Client: s.road.client, Local: s.road.local,
 	}}
@@ -91,9 +92,9 @@ func (s *session) reachOut() {
 func (s *session) called(c *call, ans *backhaul.Answer, err error, now time.Time) {
 	switch {
 	case ans != nil:
-		c.node.answered()
+		c.node.answered(now)
 		c.node.heard(ans.Epoch)
-	case !ownFault(err):
+	case !ownFault(err) && c.node.heardAt.Load() < c.began.UnixNano(): // else it is this one that was lost
 		c.node.avoid(err)
 	}
 	if ans != nil && (ans.Code == backhaul.WrongEpoch || ans.Code == backhaul.Seen) && !c.again {
@@ -120,6 +121,11 @@ func (s *session) called(c *call, ans *backhaul.Answer, err error, now time.Time
 		s.abroad.busies++
 	}
 	s.tried = nil
+	if now.After(s.deadline) {
+		a.release(s.seat)
+		s.refuse(s.overdue(), now)
+		return
+	}
 	s.decided(a.turned(s.seat, &s.waiter, ans, s.abroad.busies), now)
 }
 

@@ -18,7 +18,10 @@ const (
 	callSent                    // nothing: it waits
 )
 
-// callSock is one connection of a call: there are two where the first one's handshake takes long.
+// callSocks is how many connections there may be of a call.
+const callSocks = 3
+
+// callSock is one connection of a call: there is another where the first one's handshake takes long.
 type callSock struct {
 	call   *call
 	sock   *sock
@@ -66,12 +69,16 @@ func (f *flow) callAlarm(c *call) {
 	case callHedge:
 		if f.acknowledged(c, false) {
 			c.stage = callAnswer
-			l.set(&c.alarm, l.now.Add(answerWithin-c.node.hedge()))
+			l.set(&c.alarm, c.began.Add(answerWithin))
+			return
+		}
+		if c.tries < callSocks {
+			f.connect(c)
+			l.set(&c.alarm, l.now.Add(c.node.hedge()))
 			return
 		}
 		c.stage = callAnswer
-		f.connect(c, 1)
-		l.set(&c.alarm, l.now.Add(max(answerWithin-c.node.hedge(), hedgeFirst)))
+		l.set(&c.alarm, c.began.Add(answerWithin))
 	case callAnswer:
 		if c.req.Wait > 0 && f.acknowledged(c, true) {
 			c.stage = callSent
@@ -97,12 +104,13 @@ func (f *flow) send(c *call) {
 	l := f.loop
 	c.stage = callHedge
 	l.set(&c.alarm, l.now.Add(c.node.hedge()))
-	f.connect(c, 0)
+	f.connect(c)
 }
 
 // connect opens one of the call's connections.
-func (f *flow) connect(c *call, i int) {
-	l := f.loop
+func (f *flow) connect(c *call) {
+	l, i := f.loop, c.tries
+	c.tries++
 	addr, _ := c.node.where()
 	b, head := f.request(c)
 	fd, n, e := sysReach(l.p.peering.Load().self, addr, b)
@@ -129,7 +137,7 @@ func (f *flow) connectFailed(c *call, i int, e syscall.Errno) {
 	l := f.loop
 	l.mu.Lock()
 	l.inbox = append(l.inbox, func(*loop) {
-		if c.flow == f && c.socks == [2]*callSock{} {
+		if c.flow == f && c.socks == [callSocks]*callSock{} {
 			f.callEnds(c, nil, e)
 		}
 	})
@@ -222,7 +230,7 @@ func (f *flow) closeSock(cs *callSock) {
 func (f *flow) sockFailed(cs *callSock, e syscall.Errno) {
 	c := cs.call
 	f.closeSock(cs)
-	if c.socks == [2]*callSock{} {
+	if c.socks == [callSocks]*callSock{} {
 		f.callEnds(c, nil, e)
 	}
 }
@@ -303,7 +311,99 @@ func (f *flow) hello() {
 // answer tells the edge what became of its stream. The socket has nothing to send before it, so it has room.
 func (f *flow) answer(ans *backhaul.Answer) {
 	var b [backhaul.AnswerLen]byte
-	sysSend(f.c.fd, backhaul.AppendAnswer(b[:0], ans)) //nolint:errcheck // who cannot be told is gone, which a read shows
+	out := backhaul.AppendAnswer(b[:0], ans)
+	sysSend(f.c.fd, out) //nolint:errcheck // who cannot be told is gone, which a read shows
+	if ans.Code == backhaul.OK {
+		f.stream.unheard = true // it may have come with the SYN, and the kernel's answer to that may be lost
+		f.keep(out)
+	}
+}
+
+// keptMost bounds what is kept of a stream while it is not known that the edge hears it: what a connection sends before
+// it needs to hear of the other end.
+const keptMost = 16 << 10
+
+// keep keeps what is sent to an edge that is not heard yet.
+func (f *flow) keep(b []byte) {
+	st := f.stream
+	if len(st.kept)+len(b) > keptMost || sysConnected(f.c.fd) {
+		st.unheard, st.kept = false, nil // it will not go over to another connection
+		return
+	}
+	st.kept = append(st.kept, b...)
+}
+
+// replace gives the connection of this flow, whose request came before, to the one that the request belongs to: the
+// edge has not heard of its own, or would not have opened this one.
+func (f *flow) replace(st *stream) bool {
+	if st == nil {
+		return false
+	}
+	other, ok := st.drive.(*flow)
+	if !ok || other == f {
+		return false
+	}
+	fd, l := f.c.fd, f.loop
+	l.socks[fd] = nil
+	if err := sysEpollCtl(l.epfd, unix.EPOLL_CTL_DEL, fd, 0, 0); err != nil {
+		l.p.log.Warn("epoll did not give a socket back", "err", err)
+	}
+	f.c, f.state = nil, stateOver
+	f.finish()
+	if !other.loop.do(func(*loop) { other.goOver(fd) }) {
+		sysReset(fd)
+	}
+	return true
+}
+
+// goOver makes fd the client's side, if its edge cannot have heard anything on the one there is.
+func (f *flow) goOver(fd int32) {
+	l, st := f.loop, f.stream
+	sending := f.state == stateRelaying
+	if f.over || f.c == nil || f.gone || f.broken || f.state == stateOver || f.state == stateHello || f.down.piped > 0 || f.up.closed ||
+		sysConnected(f.c.fd) || sending && !st.unheard {
+		var b [backhaul.AnswerLen]byte
+		sysSend(fd, backhaul.AppendAnswer(b[:0], &backhaul.Answer{Code: backhaul.Seen, Epoch: l.p.cfg.Epoch})) //nolint:errcheck // the same as in answer
+		sysClose(fd)
+		return
+	}
+	s, err := l.add(fd, epollBoth)
+	if err != nil {
+		sysReset(fd)
+		return
+	}
+	l.drop(f.c, true)
+	s.flow, s.readable, s.writable = f, true, true
+	f.c = s
+	if !sending {
+		f.look()
+		return
+	}
+	st.skip = int(f.up.bytes)
+	f.down.rest = st.kept
+	closed := f.down.closed
+	if f.move(&f.down, nil, s); closed && f.down.empty() {
+		sysShutdown(fd)
+	}
+	f.pumpBoth()
+}
+
+// skipped reads what the first connection of a stream has brought already; false as long as there is more of that.
+func (f *flow) skipped() bool {
+	st := f.stream
+	for st != nil && st.skip > 0 {
+		n, e := sysRead(f.c.fd, f.loop.buf[:min(st.skip, len(f.loop.buf))])
+		if e == errAgain {
+			f.c.readable = false
+			return false
+		}
+		if e != 0 || n == 0 {
+			st.skip = 0 // the next read shows it
+			return true
+		}
+		st.skip -= n
+	}
+	return true
 }
 
 // lose ends a stream whose edge is lost: nothing that it still may send is to reach the machine.

@@ -19,7 +19,8 @@ type line struct {
 	early  int // bytes of the client that went with the request
 
 	flow  *flow
-	socks [2]*callSock
+	socks [callSocks]*callSock
+	tries int
 	alarm alarm
 	stage callStage
 	won   *sock
@@ -94,19 +95,22 @@ func (d *netRoad) answer(ans *backhaul.Answer) {
 	}
 }
 
+// replace does nothing: what a netRoad listens on has no handshakes that are lost.
+func (d *netRoad) replace(*stream) bool { return false }
+
 // lose ends a stream whose edge is lost.
 func (d *netRoad) lose() {
 	d.isLost.Store(true)
 	d.lost()
 }
 
-// hedged makes a call, and where the handshake takes long a second one with the same number: a lost SYN is sent
-// again by the kernel after a second only. The host acts on the one that comes first.
+// hedged makes a call, and where the handshake takes long others with the same number: a lost SYN, or the answer to
+// it, is sent again by the kernel after a second only. The host acts on the one that comes first.
 func (p *Proxy) hedged(ctx context.Context, c *call, early []byte) (net.Conn, backhaul.Answer, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	results := make(chan callResult, 2)
-	dialed := make(chan net.Conn, 2)
+	results := make(chan callResult, callSocks)
+	dialed := make(chan net.Conn, callSocks)
 	begin := func() {
 		go func() {
 			conn, ans, err := p.oneCall(ctx, c, early, func(conn net.Conn) { dialed <- conn })
@@ -114,7 +118,7 @@ func (p *Proxy) hedged(ctx context.Context, c *call, early []byte) (net.Conn, ba
 		}()
 	}
 	begin()
-	under := 1
+	under, begun := 1, 1
 	timer := time.NewTimer(c.node.hedge())
 	defer timer.Stop()
 	var first net.Conn
@@ -129,6 +133,9 @@ func (p *Proxy) hedged(ctx context.Context, c *call, early []byte) (net.Conn, ba
 			if first == nil || !connectedTCP(first) {
 				under++
 				begin()
+				if begun++; begun < callSocks {
+					timer.Reset(c.node.hedge())
+				}
 			}
 		case last = <-results:
 			under--

@@ -113,24 +113,25 @@ func (p *Proxy) pruneRemotesLocked(machines map[volant.MachineID]bool, now time.
 
 // node is another node of the mesh as this proxy knows it. It is never forgotten, since connections point at it.
 type node struct {
-	p      *Proxy
-	id     volant.NodeID
-	stream atomic.Uint64 // number of the last request to it
-	asks   atomic.Int32  // requests that wait there now
-	away   atomic.Bool   // its machines are left out
-	silent atomic.Bool   // it is not heard: what is known of its machines may be old
-	band   atomic.Uint32 // its distance, as candidates have it
-	rtt    atomic.Int64  // nanoseconds; 0 until it was measured
+	p       *Proxy
+	id      volant.NodeID
+	stream  atomic.Uint64 // number of the last request to it
+	asks    atomic.Int32  // requests that wait there now
+	away    atomic.Bool   // its machines are left out
+	silent  atomic.Bool   // it is not heard: what is known of its machines may be old
+	band    atomic.Uint32 // its distance, as candidates have it
+	rtt     atomic.Int64  // nanoseconds; 0 until it was measured
+	heardAt atomic.Int64  // when it answered a request last
 
 	mu      sync.Mutex // guards what follows; taken after an app's, held for moments
 	addr    netip.AddrPort
 	region  volant.Region
 	listed  bool
-	epoch   uint64 // newest boot epoch heard of its proxy; 0 before the first
-	life    *life  // of its proxy in that epoch: connections to it do not outlive that
-	seen    window // the numbers of its requests in that epoch
-	streams map[*stream]struct{}
-	waiting map[*app]int // of those that came from it
+	epoch   uint64             // newest boot epoch heard of its proxy; 0 before the first
+	life    *life              // of its proxy in that epoch: connections to it do not outlive that
+	seen    window             // the numbers of its requests in that epoch
+	streams map[uint64]*stream // by their numbers in that epoch
+	waiting map[*app]int       // of those that came from it
 	avoided bool
 	backoff time.Duration // before the next look at whether it answers
 }
@@ -146,7 +147,7 @@ type peering struct {
 func (p *Proxy) nodeLocked(id volant.NodeID) *node {
 	n := p.nodes[id]
 	if n == nil {
-		n = &node{p: p, id: id, life: newLife(0), streams: map[*stream]struct{}{}, waiting: map[*app]int{}}
+		n = &node{p: p, id: id, life: newLife(0), streams: map[uint64]*stream{}, waiting: map[*app]int{}}
 		n.away.Store(true) // until it is listed
 		n.band.Store(uint32(guessBand(0, false)))
 		p.nodes[id] = n
@@ -188,7 +189,7 @@ func (n *node) unlist() {
 	n.mu.Lock()
 	n.listed = false
 	n.away.Store(true)
-	lost := slices.Collect(maps.Keys(n.streams))
+	lost := slices.Collect(maps.Values(n.streams))
 	if len(lost) > 0 {
 		lost = n.endLocked()
 	}
@@ -340,7 +341,7 @@ func (n *node) heard(epoch uint64) bool {
 func (n *node) endLocked() []*stream {
 	close(n.life.over)
 	n.life = newLife(0)
-	lost := slices.Collect(maps.Keys(n.streams))
+	lost := slices.Collect(maps.Values(n.streams))
 	clear(n.streams)
 	return lost
 }
@@ -384,7 +385,8 @@ func (n *node) avoid(cause error) {
 }
 
 // answered notes that the node works.
-func (n *node) answered() {
+func (n *node) answered(now time.Time) {
+	n.heardAt.Store(now.UnixNano())
 	n.mu.Lock()
 	again := n.avoided
 	n.avoided, n.backoff = false, 0

@@ -33,7 +33,7 @@ func (f *flow) pumpBoth() {
 		f.flushBroken()
 		return
 	}
-	if !f.up.closed {
+	if !f.up.closed && f.skipped() {
 		f.upMoved(f.move(&f.up, f.c, f.m))
 	}
 	if !f.gone && !f.down.closed {
@@ -281,6 +281,9 @@ func (f *flow) pull(ln *lane, src, dst *sock) (outcome, bool) {
 	}
 	ln.bytes += int64(n)
 	f.lastMoved = f.loop.now
+	if f.stream != nil && f.stream.unheard && dst == f.c {
+		f.keep(buf[:n])
+	}
 	m, e := sysSend(dst.fd, buf[:n])
 	switch e {
 	case 0:

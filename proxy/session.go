@@ -42,6 +42,7 @@ type driver interface {
 	drop(c *call)                // give a request up, or what was granted by it
 	adopt(c *call)               // make what was granted the machine's side
 	answer(ans *backhaul.Answer) // tell the edge of a stream
+	replace(s *stream) bool      // give this connection to a stream whose own the edge may not hear; false if that cannot be
 }
 
 // state of a session.

@@ -14,9 +14,16 @@ import (
 // stream is a connection that the proxy of another node, where its client entered, has led here. It is an ordinary
 // session whose client is the socket of the backhaul, and which is told by an answer what became of it.
 type stream struct {
-	node  *node
-	drive interface{ lose() } // end it, from anywhere, since its edge is lost
-	lost  bool                // it was; of a flow's
+	node   *node
+	number uint64
+	drive  interface{ lose() } // end it, from anywhere, since its edge is lost
+	lost   bool                // it was; of a flow's
+
+	// Until it is known that the edge hears this connection, what was sent on it is kept for another of the same
+	// stream; and of that other one, skip bytes were read from the first. Of a flow's.
+	unheard bool
+	kept    []byte
+	skip    int
 }
 
 func (s *stream) lose() { s.drive.lose() }
@@ -50,20 +57,36 @@ func (s *stream) admit(req *backhaul.Request) backhaul.Code {
 	case !n.seen.take(req.Stream):
 		return backhaul.Seen
 	}
-	n.streams[s] = struct{}{}
+	s.number = req.Stream
+	n.streams[s.number] = s
 	return backhaul.OK
+}
+
+// streamOf is the stream that was opened by an earlier frame of a request; nil if it is over.
+func (n *node) streamOf(req *backhaul.Request) *stream {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.epoch != req.EdgeEpoch {
+		return nil
+	}
+	return n.streams[req.Stream]
 }
 
 // over forgets the stream.
 func (s *stream) over() {
 	s.node.mu.Lock()
 	defer s.node.mu.Unlock()
-	delete(s.node.streams, s)
+	if s.node.streams[s.number] == s {
+		delete(s.node.streams, s.number)
+	}
 }
 
 // open begins the road of a stream by its request.
 func (s *session) open(req *backhaul.Request, now time.Time) {
 	if code := s.stream.admit(req); code != backhaul.OK {
+		if code == backhaul.Seen && s.drive.replace(s.stream.node.streamOf(req)) {
+			return
+		}
 		s.turnAway(code, ruleNone)
 		return
 	}
