@@ -55,6 +55,8 @@ type Config struct {
 	Engine func(context.Context) (microvm.Capabilities, error)
 	// Kernel says whether the guest kernel is there; nil leaves it out.
 	Kernel func() (release string, err error)
+	// Mesh looks at the mesh; nil leaves it out, as on a server that is alone.
+	Mesh func(context.Context) Mesh
 }
 
 // Check looks and judges.
@@ -84,6 +86,9 @@ func Judge(f Facts) []Finding {
 	fs = append(fs, judgeTun(f))
 	fs = append(fs, judgeNetwork(f)...)
 	fs = append(fs, judgeForwarding(f), judgeCgroups(f), judgeMemory(f), judgeShm(f), judgeDisk(f), judgeFiles(f))
+	if f.Mesh != nil {
+		fs = append(fs, judgeMesh(f)...)
+	}
 	fs = append(fs, judgeTools(f)...)
 	return append(fs, judgeIsolation(f)...)
 }
@@ -319,6 +324,7 @@ type Facts struct {
 	GuestKernel    string
 	GuestErr       error
 	Tun            error
+	Mesh           *Mesh // nil: not asked
 	Net            []hostnet.Problem
 	NetErr         error
 	Forwarding     bool

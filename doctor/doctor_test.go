@@ -57,6 +57,19 @@ func TestJudge(t *testing.T) {
 		{"TCG is no wall between tenants", func(f *doctor.Facts) { f.Engine.MultiTenant = false }, "engine", doctor.Warn, "one organization"},
 		{"no guest kernel", func(f *doctor.Facts) { f.GuestErr = none }, "guest-kernel", doctor.Fail, "volant setup kernel"},
 		{"no tun", func(f *doctor.Facts) { f.Tun = none }, "tun", doctor.Fail, "modprobe tun"},
+		{"a mesh in a process", func(f *doctor.Facts) { f.Mesh = &doctor.Mesh{Kernel: none, Running: true, Peers: 1} }, "wireguard", doctor.OK, "volant mesh"},
+		{"no mesh at all", func(f *doctor.Facts) { f.Mesh, f.Tun = &doctor.Mesh{Kernel: none}, none }, "wireguard", doctor.Fail, "modprobe wireguard"},
+		{"a port that is taken", func(f *doctor.Facts) { f.Mesh = &doctor.Mesh{Port: 4281, PortErr: none} }, "mesh", doctor.Fail, "mesh.listen"},
+		{"a free port", func(f *doctor.Facts) { f.Mesh = &doctor.Mesh{Port: 4281} }, "mesh", doctor.OK, "4281 is free"},
+		{"nobody answers", func(f *doctor.Facts) {
+			f.Mesh = &doctor.Mesh{Running: true, Port: 4281, Peers: 2, Silent: []string{"a", "b"}}
+		}, "mesh", doctor.Warn, "let UDP port 4281 in"},
+		{"some do not answer", func(f *doctor.Facts) {
+			f.Mesh = &doctor.Mesh{Running: true, Peers: 9, Silent: []string{"a", "b", "c", "d", "e", "f", "g"}}
+		}, "mesh", doctor.Warn, "a, b, c, d, e and 2 more"},
+		{"a narrow path", func(f *doctor.Facts) {
+			f.Mesh = &doctor.Mesh{Running: true, Peers: 1, Narrow: []string{"a (1328)"}}
+		}, "mesh-paths", doctor.OK, "a (1328)"},
 		{"no nftables", func(f *doctor.Facts) { f.NetErr = none }, "network", doctor.Fail, "nf_tables"},
 		{"Docker's firewall", func(f *doctor.Facts) {
 			f.Net = []hostnet.Problem{{Found: "FORWARD drops", Remedy: "iptables -I DOCKER-USER", Serious: true}}

@@ -37,6 +37,10 @@ func Look(ctx context.Context, cfg Config) Facts {
 		f.GuestKernel, f.GuestErr = cfg.Kernel()
 	}
 	f.Net, f.NetErr = hostnet.Problems(ctx, hostnet.Config{Node: cfg.Node, Pool4: cfg.Pool, Apps: cfg.Apps})
+	if cfg.Mesh != nil {
+		m := cfg.Mesh(ctx)
+		f.Mesh = &m
+	}
 	f.lookCgroups(cfg.Node)
 	f.lookMemory(read("/proc/meminfo"))
 	f.lookDisks(cfg)

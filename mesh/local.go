@@ -282,6 +282,36 @@ func takeDown(k *link) (removed []string, err error) {
 	return append(removed, more...), errors.Join(err, gerr)
 }
 
+// Look says what a node's mesh is, from outside of the process that has it; false: it is not up.
+func Look(ctx context.Context, d *datadir.Dir) (Status, bool) {
+	r, err := attach(d)
+	if err != nil {
+		return Status{}, false
+	}
+	defer r.http.CloseIdleConnections()
+	if st, err := r.Status(ctx); err == nil {
+		return st, st.MTU > 0
+	}
+	name := Interface(d.Node())
+	dev, err := netlink.LinkByName(name)
+	if err != nil || dev.Type() != "wireguard" {
+		return Status{}, false
+	}
+	eng, err := openKernel(name)
+	if err != nil {
+		return Status{}, false
+	}
+	defer eng.close()
+	cfg, _, err := Last(d)
+	if err != nil {
+		return Status{}, false
+	}
+	l := &Local{eng: eng, cfg: cfg, mtu: dev.Attrs().MTU}
+	st, err := l.Status(ctx)
+	st.PID = 0
+	return st, err == nil
+}
+
 // Cleanup removes what a node's mesh made in this network namespace, and says what that was. Its process must have
 // ended.
 func Cleanup(_ context.Context, node volant.NodeID) ([]string, error) {

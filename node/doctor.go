@@ -32,9 +32,13 @@ func Doctor(ctx context.Context, cfg Config) ([]doctor.Finding, error) {
 		},
 		Engine: func(ctx context.Context) (microvm.Capabilities, error) { return probe(ctx, cfg, tmp) },
 	}
-	if dir, err := datadir.Attach(cfg.Data); err == nil {
+	dir, err := datadir.Attach(cfg.Data)
+	if err == nil {
 		d.Node = dir.Node()
+	} else {
+		dir = nil
 	}
+	d.Mesh = lookMesh(cfg.Mesh, dir)
 	return doctor.Check(ctx, d), nil
 }
 
