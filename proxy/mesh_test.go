@@ -34,7 +34,9 @@ type mesh struct {
 	phase map[int]proxy.Phase
 	seq   uint64
 	epoch uint64 // of the tables
-	feed  bool   // nodes hear of each other by themselves, not by tell
+	// http makes nodes speak it at their httpPort; requests count as slots.
+	http, requests bool
+	feed           bool // nodes hear of each other by themselves, not by tell
 	// dialFrom replaces the network's between nodes, where it is not nil.
 	dialFrom func(ctx context.Context, from netip.Addr, to netip.AddrPort) (net.Conn, error)
 }
@@ -139,6 +141,10 @@ func (n *meshNode) table(soft, hard int) {
 	m := n.m
 	app := m.app
 	app.Services = []proxy.Service{{Listen: []netip.AddrPort{n.front()}, InternalPort: 8080, Soft: soft, Hard: hard}}
+	if m.http {
+		app.Services[0].Requests = m.requests
+		app.Services[0].Ports = []proxy.Port{{Listen: []netip.AddrPort{n.httpPort()}, Handlers: []string{volant.HandlerHTTP}}}
+	}
 	app.Machines = nil
 	for k := range m.phase {
 		mc := proxy.Machine{ID: machineID(k), Node: nodeID(k / 10)}
