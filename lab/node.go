@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -247,24 +248,35 @@ func (n *Node) launch(ctx context.Context) (ended <-chan struct{}, err error) {
 
 // ready returns when the node's API answers and its proxy, if it has one, does what the node says.
 func (n *Node) ready(ctx context.Context, ended <-chan struct{}) error {
-	err := n.lab.await(ctx, 90*time.Second, n.log(), ended, func(ctx context.Context) error {
-		c, err := n.API()
-		if err != nil {
-			return err
-		}
-		defer c.Close()
-		known, err := c.Nodes(ctx)
-		for _, k := range known {
-			if k.ID == string(n.ID()) && k.Proxy != "running" && k.Proxy != "" {
-				return fmt.Errorf("the proxy: %s", k.Proxy)
-			}
-		}
-		return err
-	})
-	if err != nil {
+	if err := n.lab.await(ctx, 90*time.Second, n.log(), ended, n.answers); err != nil {
 		return fmt.Errorf("node %s: %w", n.Name, err)
 	}
 	return nil
+}
+
+// answers says why the node is not ready, or nil.
+func (n *Node) answers(ctx context.Context) error {
+	c, err := n.API()
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	asked, cancel := context.WithTimeout(ctx, 3*time.Second)
+	defer cancel()
+	known, err := c.Nodes(asked)
+	if err != nil && !slices.Contains(n.lab.plan.roles(n.nodePlan), volant.RoleControl) {
+		// It asks those with control, which may all be dead; what it does without them is its proxy's.
+		p, perr := new(net.Dialer).DialContext(ctx, "unix", filepath.Join(n.Data(), "run", "proxy.sock"))
+		if perr == nil {
+			return p.Close()
+		}
+	}
+	for _, k := range known {
+		if k.ID == string(n.ID()) && k.Proxy != "running" && k.Proxy != "" {
+			return fmt.Errorf("the proxy: %s", k.Proxy)
+		}
+	}
+	return err
 }
 
 // startBackend starts what answers for the machines of the fake engine.
