@@ -80,12 +80,7 @@ func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		answer(w, r, x, ruleHandler, 0)
 		return
 	}
-	g := &httpCaller{w: w, r: r, x: x, c: c}
-	if g.wish, refusal = wished(r.Header, own.region); refusal != ruleNone {
-		answer(w, r, x, refusal, 0)
-		p.fronts.refuseRequest(own, c, x, refusal)
-		return
-	}
+	g := &httpCaller{w: w, r: r, x: x, c: c, wish: wished(r.Header)}
 	s.lead(g, own)
 	if g.status > 0 {
 		own.app.counts.answered(g.status, time.Since(began))

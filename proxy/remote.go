@@ -155,6 +155,9 @@ func (a *app) mayAsk(m *machine, s *service, w *waiter) bool {
 	if m.node != nil && m.node.away.Load() {
 		return false
 	}
+	if w != nil && !w.wanted(m) {
+		return false
+	}
 	if w != nil && w.wish != nil && (w.wish.only != "" && w.wish.only != m.id || w.wish.not != "" && a.hosts(m.node, w.wish.not)) {
 		return false
 	}

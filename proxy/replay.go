@@ -101,8 +101,6 @@ func (s *server) follow(g *httpCaller, from *route, n int) (*route, rule) {
 		return nil, ruleReplays
 	case g.body != nil && !g.body.rewind():
 		return nil, ruleReplayBody
-	case r.regions != "" && !inRegions(r.regions, from.region):
-		return nil, ruleNoRegion
 	}
 	target := from
 	if r.app != "" && r.app != from.name {
@@ -112,6 +110,7 @@ func (s *server) follow(g *httpCaller, from *route, n int) (*route, rule) {
 		}
 	}
 	g.wish = &wish{only: r.instance, prefer: r.prefer}
+	g.wish.force(r.regions)
 	if r.elsewhere && target.app == from.app {
 		g.wish.not = g.by
 	}
