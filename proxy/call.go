@@ -17,6 +17,7 @@ const (
 	answerWithin = time.Second // for the host to acknowledge it, and to answer one that does not wait
 	askAgain     = 100 * time.Millisecond
 	askMost      = 2 * time.Second
+	askLook      = 250 * time.Millisecond // while no other node is better than this one
 	busyFirst    = 50 * time.Millisecond
 	busyMost     = time.Second
 	goneFor      = time.Second
@@ -30,7 +31,10 @@ func (n *node) hedge() time.Duration {
 	return max(hedgeFirst, 3*time.Duration(n.rtt.Load()))
 }
 
-var errNoAnswer = errors.New("no answer in time")
+var (
+	errNoAnswer = errors.New("no answer in time")
+	errHostLost = errors.New("it was not heard any more")
+)
 
 // call is a request to a host that is under way, or was granted.
 type call struct {
@@ -154,19 +158,18 @@ func (s *session) throughTo(c *call, now time.Time) {
 // consult asks the best host for a slot that becomes free or a machine that wakes there, while the connection also
 // waits here. It says when it is to be called again; the zero time for never.
 func (s *session) consult(now time.Time) time.Time {
-	if s.quiet || s.from != nil || s.abroad != nil && s.abroad.ask != nil {
+	if s.quiet || s.from != nil || !now.Before(s.deadline) || s.abroad != nil && s.abroad.ask != nil {
 		return time.Time{}
 	}
 	if s.abroad != nil && now.Before(s.abroad.next) {
 		return s.abroad.next
 	}
-	n := s.route.app.hostToAsk(&s.waiter)
+	n, others := s.route.app.hostToAsk(&s.waiter)
 	if n == nil {
-		if s.abroad == nil {
+		if !others {
 			return time.Time{}
 		}
-		s.abroad.next = now.Add(askMost)
-		return s.abroad.next
+		return now.Add(askLook)
 	}
 	var m volant.MachineID
 	if s.wish != nil {
@@ -253,17 +256,17 @@ func (s *session) answerLate(now time.Time) time.Duration {
 	return s.deadline.Add(coldWithin).Sub(now)
 }
 
-// hostToAsk is the node at which w waits best besides here, nil for none.
-func (a *app) hostToAsk(w *waiter) *node {
+// hostToAsk is the node at which w waits best besides here, nil for none; others says whether that may change.
+func (a *app) hostToAsk(w *waiter) (n *node, others bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if !a.present || w.svc.retired {
-		return nil
+	if !a.present || w.svc.retired || w.svc.here == len(w.svc.places) {
+		return nil, false
 	}
 	if m := a.bestToAsk(w.svc, w); m != nil {
-		return m.node
+		return m.node, true
 	}
-	return nil
+	return nil, true
 }
 
 // turned gives back a seat that its host did not grant, and says where the connection goes instead: to another

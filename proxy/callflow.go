@@ -82,6 +82,11 @@ func (f *flow) callAlarm(c *call) {
 	case callAnswer:
 		if c.req.Wait > 0 && f.acknowledged(c, true) {
 			c.stage = callSent
+			for _, cs := range c.socks {
+				if cs != nil {
+					sysKeepAlive(cs.sock.fd, &meshKeepAlive) //nolint:errcheck // then the live feed says that the host is lost
+				}
+			}
 			return
 		}
 		f.callEnds(c, nil, errNoAnswer)
@@ -97,6 +102,18 @@ func (f *flow) acknowledged(c *call, sent bool) bool {
 		}
 	}
 	return false
+}
+
+// buryCalls ends the calls to a host whose proxy is no more.
+func (f *flow) buryCalls() {
+	if f.abroad == nil {
+		return
+	}
+	for _, c := range [...]*call{f.abroad.ask, f.abroad.call} {
+		if c != nil && c.won == nil && c.life.isOver() && f.state != stateOver {
+			f.callEnds(c, nil, errHostLost)
+		}
+	}
 }
 
 // send begins to connect to the host.

@@ -45,7 +45,19 @@ func (d *netRoad) call(c *call) {
 	d.p.sessions.Go(func() {
 		head := early()
 		c.early = len(head)
-		conn, ans, err := d.p.hedged(ctx, c, head)
+		alive, lost := context.WithCancelCause(ctx)
+		defer lost(nil)
+		go func() {
+			select {
+			case <-c.life.over:
+				lost(errHostLost)
+			case <-alive.Done():
+			}
+		}()
+		conn, ans, err := d.p.hedged(alive, c, head)
+		if err != nil && ctx.Err() == nil && alive.Err() != nil {
+			err = errHostLost
+		}
 		select {
 		case d.answers <- callResult{c, conn, ans, err}:
 		case <-ctx.Done():

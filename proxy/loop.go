@@ -379,6 +379,7 @@ func (l *loop) bury() {
 		if f.state == stateRelaying && f.seat.life.isOver() {
 			f.bury()
 		}
+		f.buryCalls()
 		f = next
 	}
 	for g := range l.ghosts {

@@ -519,6 +519,91 @@ func TestMeshHostThatDoesNotAnswerIsLeftOut(t *testing.T) {
 	})
 }
 
+func TestMeshHostThatHangsIsLeftOut(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newMesh(t, 3)
+		for _, k := range []int{10, 20} {
+			m.boot(k)
+		}
+		m.set(20, 25)
+		host := m.nodes[1]
+		host.stop()
+		l, err := m.net.Listen(t.Context(), netip.AddrPortFrom(volant.MeshAddr(host.id), volant.BackhaulPort))
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { l.Close() }) // its kernel answers, and nothing else
+		edge := m.nodes[0]
+		edge.p.SetRTT(nodeID(1), time.Millisecond)
+		edge.p.SetRTT(nodeID(2), 40*time.Millisecond)
+		began := time.Now()
+		m.mustEcho(edge.connect())
+		if took := time.Since(began); took > 1100*time.Millisecond {
+			t.Errorf("a connection took %s", took)
+		}
+	})
+}
+
+func TestMeshWaitsElsewhereWhenItsHostIsLost(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newMesh(t, 3)
+		for _, k := range []int{10, 20} {
+			m.boot(k)
+		}
+		m.set(1, 1)
+		edge := m.nodes[0]
+		edge.p.SetRTT(nodeID(1), time.Millisecond)
+		edge.p.SetRTT(nodeID(2), 40*time.Millisecond)
+		var full []net.Conn
+		for i := range 2 {
+			c := m.nodes[1+i].connect()
+			m.mustEcho(c)
+			full = append(full, c)
+		}
+		c := edge.connect()
+		write(t, c, "x")
+		time.Sleep(2 * time.Second)
+		if pic, err := m.nodes[1].p.Picture(t.Context(), meshApp); err != nil || pic.Waiting != 1 {
+			t.Fatalf("picture %+v, %v; want one that waits at the nearest", pic, err)
+		}
+		m.phase[10] = "" // and its facts are no more believed
+		m.tell(edge)
+		m.nodes[1].stop()
+		edge.p.LosePeer(nodeID(1))
+		time.Sleep(2 * time.Second)
+		if pic, err := m.nodes[2].p.Picture(t.Context(), meshApp); err != nil || pic.Waiting != 1 {
+			t.Fatalf("picture %+v, %v; want one that waits at the other", pic, err)
+		}
+		full[1].Close()
+		if _, err := io.ReadFull(c, make([]byte, 1)); err != nil {
+			t.Errorf("the connection that waited: %v", err)
+		}
+	})
+}
+
+// TestMeshAsksWhenItHears has a connection come before anything was heard of the machine.
+func TestMeshAsksWhenItHears(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newMesh(t, 2)
+		m.phase[10] = ""
+		m.set(1, 1)
+		c := m.nodes[0].connect()
+		write(t, c, "x")
+		time.Sleep(time.Second)
+		m.phase[10] = proxy.PhaseStopped
+		m.set(1, 1)
+		time.Sleep(time.Second)
+		if got := m.nodes[1].takeWakes(); len(got) != 1 {
+			t.Fatalf("the host was asked to wake %v, want its machine", got)
+		}
+		m.boot(10)
+		m.set(1, 1)
+		if _, err := io.ReadFull(c, make([]byte, 1)); err != nil {
+			t.Errorf("the connection that waited: %v", err)
+		}
+	})
+}
+
 func TestMeshLostEdgeFreesItsSlots(t *testing.T) {
 	for _, how := range []string{"silent", "newer epoch"} {
 		t.Run(how, func(t *testing.T) {

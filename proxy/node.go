@@ -332,6 +332,7 @@ func (n *node) heard(epoch uint64) bool {
 		lost = n.endLocked()
 	}
 	n.epoch, n.seen = epoch, window{}
+	n.heardAt.Store(time.Now().UnixNano()) // it is there, whatever became of what was under way
 	n.mu.Unlock()
 	n.p.lose(lost)
 	return true
