@@ -61,7 +61,7 @@ func (p *planner) drain(q volant.Region, n int) int {
 	}, func(a, b Machine) int { return cmp.Compare(a.Slots, b.Slots) })
 	done := 0
 	for _, m := range ms {
-		if done == n || m.Slots > 0 {
+		if done == n || m.Slots > 0 || p.needed(m) {
 			break
 		}
 		p.drainOne(m, fmt.Sprintf("no connection needed it for %s", short(idle)))
@@ -69,6 +69,9 @@ func (p *planner) drain(q volant.Region, n int) int {
 	}
 	if done > 0 || len(ms) == 0 {
 		return done
+	}
+	if p.needed(ms[0]) {
+		return 0
 	}
 	if due := p.regions[q].LastDrain.Add(idle); due.After(p.o.Now) {
 		p.wakeAt(due)
@@ -78,6 +81,12 @@ func (p *planner) drain(q volant.Region, n int) int {
 		"the most connections in %s within %s were %d, fewer machines hold these; this one has the fewest, %d",
 		q, short(idle), p.regions[q].Peak, ms[0].Slots))
 	return 1
+}
+
+// needed says that without the machine connections of its region that are served far away would ask for another: it is
+// others' connections that make it look idle.
+func (p *planner) needed(m *Machine) bool {
+	return p.missing(m.Region)+max(0, p.o.Soft-m.Slots) > 0
 }
 
 func (p *planner) drainOne(m *Machine, text string) {

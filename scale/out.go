@@ -68,18 +68,24 @@ func (p *planner) why() reason {
 func (p *planner) spilled() {
 	for _, q := range p.order {
 		for {
-			missing := p.regions[q].Spilled - p.comingIn[q]*p.o.Soft
-			for _, m := range p.ms {
-				if m.Region == q && !m.Evacuate && (p.routable(m) || p.booting(m)) {
-					missing -= max(0, p.o.Soft-m.Slots)
-				}
-			}
+			missing := p.missing(q)
 			text := fmt.Sprintf("%d connections of %s are served in other regions", p.regions[q].Spilled, q)
 			if missing <= 0 || !p.placeIn(q, reason{rule: "spilled", text: text, demand: true}) {
 				break
 			}
 		}
 	}
+}
+
+// missing is how many connections of region q that are served far away would find no room in q, were they to come anew.
+func (p *planner) missing(q volant.Region) int {
+	n := p.regions[q].Spilled - p.comingIn[q]*p.o.Soft
+	for _, m := range p.ms {
+		if m.Region == q && !m.Evacuate && (p.routable(m) || p.booting(m)) {
+			n -= max(0, p.o.Soft-m.Slots)
+		}
+	}
+	return n
 }
 
 // unmet is what a region asks for beyond the machines planned so far.
