@@ -274,8 +274,9 @@ func (a admin) RemoveMember(ctx context.Context, node volant.NodeID) error {
 	return a.remove(ctx, m.ID)
 }
 
+// remove takes a member out. The one that was asked may be the one that goes, and not answer any more.
 func (a admin) remove(ctx context.Context, id uint64) error {
-	return a.change(ctx, "remove a member", func(ctx context.Context, c *clientv3.Client) (*etcdserverpb.ResponseHeader, error) {
+	err := a.change(ctx, "remove a member", func(ctx context.Context, c *clientv3.Client) (*etcdserverpb.ResponseHeader, error) {
 		res, err := c.MemberRemove(ctx, id)
 		if errors.Is(err, rpctypes.ErrMemberNotFound) { // somebody else did
 			return nil, nil
@@ -285,6 +286,14 @@ func (a admin) remove(ctx context.Context, id uint64) error {
 		}
 		return res.Header, nil
 	})
+	if !errors.Is(err, volant.ErrUnavailable) {
+		return err
+	}
+	list, lerr := a.list(ctx)
+	if lerr != nil || slices.ContainsFunc(list, func(m *etcdserverpb.Member) bool { return m.ID == id }) {
+		return err
+	}
+	return nil
 }
 
 // ReplaceMember implements Admin.

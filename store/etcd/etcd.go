@@ -275,7 +275,7 @@ func (s *Store) Down() error {
 	case m.err() != nil:
 		return volant.Errorf(volant.ErrUnavailable, "the store is down: %v", m.err())
 	case m.srv.Leader() == 0:
-		return volant.Errorf(volant.ErrUnavailable, "the store has no leader: this member does not reach a majority of the others")
+		return errLeaderless()
 	}
 	return nil
 }
@@ -299,12 +299,28 @@ func (s *memberSession) do(ctx context.Context, safe bool, fn func(context.Conte
 	if !safe && s.member.several() {
 		within = attemptTime
 	}
-	ctx, cancel := context.WithTimeout(ctx, within)
+	whole, cancel := context.WithTimeout(ctx, within)
 	defer cancel()
-	return s.member.inWords(s.member.call(ctx, func(c *clientv3.Client) error {
-		_, err := fn(ctx, c)
+	if err := s.member.led(whole); err != nil {
 		return err
-	}))
+	}
+	for {
+		err := s.member.call(whole, func(c *clientv3.Client) error {
+			_, err := fn(whole, c)
+			return err
+		})
+		if err == nil || !safe || !passing(err) || s.member.err() != nil || whole.Err() != nil {
+			if ctx.Err() == nil && errors.Is(err, context.Canceled) {
+				return volant.Errorf(volant.ErrUnavailable, "store: the call was broken off")
+			}
+			return s.member.inWords(err)
+		}
+		select {
+		case <-whole.Done():
+			return s.member.inWords(err)
+		case <-time.After(retryPause):
+		}
+	}
 }
 
 func (s *memberSession) renew(ctx context.Context, id clientv3.LeaseID) error {

@@ -425,6 +425,9 @@ func inWords(err error) error {
 	case errors.Is(err, rpctypes.ErrNoSpace), errors.Is(err, rpctypes.ErrGRPCNoSpace):
 		return volant.Errorf(volant.ErrUnavailable, "the store has reached its quota").
 			WithRemedy("give it a larger quota; it compacts itself and takes writes again when there is room")
+	case errors.Is(err, context.DeadlineExceeded):
+		return volant.Errorf(volant.ErrUnavailable, "the store did not answer in time; a change on its way may have been made").
+			WithRemedy("look whether it was, and try again")
 	default:
 		return volant.Errorf(volant.ErrUnavailable, "store: %v", err)
 	}

@@ -389,6 +389,32 @@ func (m *member) announce(ctx context.Context, cfg Config) error {
 	}))
 }
 
+// led waits a little until the members have a leader, as they do within two elections if most of them are up.
+func (m *member) led(ctx context.Context) error {
+	if m.srv.Leader() != 0 {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, attemptTime)
+	defer cancel()
+	tick := time.NewTicker(retryPause)
+	defer tick.Stop()
+	for m.srv.Leader() == 0 {
+		select {
+		case <-ctx.Done():
+			return errLeaderless()
+		case <-m.broken:
+			return downBecause(m.why)
+		case <-tick.C:
+		}
+	}
+	return nil
+}
+
+func errLeaderless() error {
+	return volant.Errorf(volant.ErrUnavailable, "the store is down: most of its members do not answer").
+		WithRemedy("start volant server on the other control nodes, or see why this one does not reach them; if most of them are lost for good, run volant control restore on one")
+}
+
 // handOver gives the leader's office to another member, if there is one, so that nobody has to miss it.
 func (m *member) handOver() {
 	done := make(chan struct{})

@@ -50,10 +50,13 @@ type Seat struct {
 	asked   Wish
 	own     *part[*Store]   // this node's member
 	far     *part[*Remote]  // the members of others; nil when the own one serves
+	last    *part[*Remote]  // served until the own one did, and ends the calls it has; closed later
 	running context.Context // of Run; nil before and after
 
-	bad  int // steps for which the own member was down; Run's
-	deaf int // steps for which those of others were; Run's
+	// What Run alone uses.
+	bad  int       // steps for which the own member was down
+	deaf int       // steps for which those of others were
+	left time.Time // when last was left
 }
 
 // part is a store and its Run.
@@ -239,6 +242,7 @@ func (s *Seat) Run(ctx context.Context) error {
 		own, far := s.own, s.far
 		s.running = nil
 		s.mu.Unlock()
+		s.closeLast()
 		if own != nil {
 			own.end()
 		}
@@ -268,6 +272,9 @@ func (s *Seat) step(ctx context.Context) {
 		s.bad = 0
 	} else {
 		s.bad++
+	}
+	if s.last != nil && time.Since(s.left) > callTime {
+		s.closeLast()
 	}
 	reached := far != nil && far.store.Down() == nil
 	if far == nil || reached {
@@ -301,16 +308,27 @@ const (
 	longPatience = 15 // steps until a directory that was taken away is taken for lost, or any node is asked for the store
 )
 
-// takeSeat makes the own member the store.
+// takeSeat makes the own member the store. Calls to the others that are under way may end.
 func (s *Seat) takeSeat(far *part[*Remote]) {
+	s.closeLast()
 	s.mu.Lock()
-	s.far = nil
+	s.far, s.last, s.left = nil, far, time.Now()
 	s.mu.Unlock()
-	far.end()
-	if err := far.store.Close(); err != nil {
+	s.cfg.Log.Info("store's member here serves")
+}
+
+func (s *Seat) closeLast() {
+	s.mu.Lock()
+	last := s.last
+	s.last = nil
+	s.mu.Unlock()
+	if last == nil {
+		return
+	}
+	last.end()
+	if err := last.store.Close(); err != nil {
 		s.cfg.Log.Warn("store's connections not closed", "err", err)
 	}
-	s.cfg.Log.Info("store's member here serves")
 }
 
 // enter adds this node as a member and starts it. Where it had one before, its directory is lost.
@@ -402,6 +420,7 @@ func (s *Seat) Close() error {
 	own, far := s.own, s.far
 	s.own, s.far = nil, nil
 	s.mu.Unlock()
+	s.closeLast()
 	var errs []error
 	if own != nil {
 		own.end()
@@ -427,6 +446,8 @@ func (s *Seat) now() both {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch {
+	case s.far != nil && s.own != nil && s.own.store.Down() == nil && s.far.store.Down() != nil:
+		return s.own.store
 	case s.far != nil:
 		return s.far.store
 	case s.own != nil:
