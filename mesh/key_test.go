@@ -12,7 +12,7 @@ import (
 	"github.com/volant-edge/volant/mesh"
 )
 
-func openDir(t *testing.T) *datadir.Dir {
+func openDir(t testing.TB) *datadir.Dir {
 	t.Helper()
 	d, err := datadir.Open(t.TempDir())
 	if err != nil {
@@ -26,7 +26,7 @@ func openDir(t *testing.T) *datadir.Dir {
 	return d
 }
 
-func openKeys(t *testing.T, d *datadir.Dir) *mesh.Keys {
+func openKeys(t testing.TB, d *datadir.Dir) *mesh.Keys {
 	t.Helper()
 	k, err := mesh.OpenKeys(d)
 	if err != nil {

@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"os"
 	"sync"
+	"time"
 
 	"github.com/vishvananda/netlink"
 
@@ -32,6 +33,7 @@ type Local struct {
 	known map[Key]netip.AddrPort   // endpoints as configured
 	used  map[Key]bool             // next keys that have been used
 	paths map[netip.Addr]pathState // what was found of the way to a peer
+	calls map[Key]call             // who was called and has not answered since
 }
 
 // NewKernel is the Device of the kernel's WireGuard.
@@ -57,7 +59,7 @@ func newLocal(d *datadir.Dir, log *slog.Logger, open func(string, int) (engine, 
 	}
 	return &Local{
 		open: open, path: path, log: log, wake: make(chan struct{}, 1),
-		known: map[Key]netip.AddrPort{}, used: map[Key]bool{}, paths: map[netip.Addr]pathState{},
+		known: map[Key]netip.AddrPort{}, used: map[Key]bool{}, paths: map[netip.Addr]pathState{}, calls: map[Key]call{},
 	}, nil
 }
 
@@ -135,8 +137,17 @@ func (l *Local) applyLocked(cfg Config) error {
 		l.used[h.key] = l.used[h.key] || !h.handshake.IsZero()
 	}
 	want := cfg.sessions(func(k Key) bool { return l.used[k] })
-	if err := l.eng.apply(plan(have, want, l.known)); err != nil {
+	changes, now := plan(have, want, l.known), time.Now()
+	if err := l.eng.apply(changes); err != nil {
 		return err
+	}
+	if changed {
+		changes = append(changes, callAll(want)...)
+	}
+	for _, c := range changes {
+		if c.keepalive > 0 {
+			l.calls[c.key] = call{now, callFirst, now.Add(callFirst)}
+		}
 	}
 	l.cfg = cfg
 	l.known = map[Key]netip.AddrPort{}

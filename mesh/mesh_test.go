@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/netip"
@@ -26,7 +27,7 @@ import (
 )
 
 // pair is two nodes on one cable that know each other.
-func pair(t *testing.T) (a, b *node) {
+func pair(t testing.TB) (a, b *node) {
 	t.Helper()
 	need.Root(t)
 	sa, sb := newSpace(t), newSpace(t)
@@ -84,7 +85,7 @@ func pings(a, b *node) (stop func() (back, sent int)) {
 }
 
 // wait is until something holds.
-func wait(t *testing.T, what string, holds func() bool) {
+func wait(t testing.TB, what string, holds func() bool) {
 	t.Helper()
 	for range 600 {
 		if holds() {
@@ -205,6 +206,27 @@ func TestKeyRotation(t *testing.T) {
 	}
 	if ps := b.status().Peers; len(ps) != 1 || ps[0].Key != a.keys.Use.Public() || ps[0].Endpoint != a.endpoint {
 		t.Errorf("peers after the rotation: %+v", ps)
+	}
+}
+
+// The first packets under the new key are lost: the peer is called again before the 5 s that WireGuard waits are over.
+func TestLostHandshake(t *testing.T) {
+	a, b := pair(t)
+	if err := a.keys.Renew(); err != nil {
+		t.Fatal(err)
+	}
+	b.knows(a.peer())
+	a.cut(true)
+	if err := a.keys.Switch(); err != nil {
+		t.Fatal(err)
+	}
+	a.knows(b.peer())
+	switched, before := time.Now(), a.status().Peers[0].Handshake
+	time.Sleep(200 * time.Millisecond) // the first one is lost
+	a.cut(false)
+	wait(t, "a handshake", func() bool { return a.status().Peers[0].Handshake.After(before) })
+	if took := a.status().Peers[0].Handshake.Sub(switched); took > 4*time.Second {
+		t.Errorf("the handshake came after %v", took)
 	}
 }
 
@@ -352,6 +374,66 @@ func (n *node) bulk(to *node) {
 	}
 }
 
+// What one connection carries, with both ends and both tunnels on this machine.
+func BenchmarkBulk(b *testing.B) {
+	x, y := pair(b)
+	y.sink()
+	var c net.Conn
+	x.do(func() (err error) {
+		c, err = net.Dial("tcp", netip.AddrPortFrom(y.addr(), 19).String())
+		return err
+	})
+	defer c.Close() //nolint:errcheck // the benchmark is over
+	buf := make([]byte, 1<<20)
+	b.SetBytes(int64(len(buf)))
+	for b.Loop() {
+		if _, err := c.Write(buf); err != nil {
+			b.Fatal(err)
+		}
+	}
+	for _, n := range []*node{x, y} {
+		b.ReportMetric(float64(resident(b, n.status().PID))/(1<<20), "MB-of-"+map[*node]string{x: "sender", y: "receiver"}[n])
+	}
+}
+
+// resident is how much memory a process has.
+func resident(b *testing.B, pid int) int {
+	b.Helper()
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/statm", pid))
+	var size, pages int
+	if err == nil {
+		_, err = fmt.Sscan(string(text), &size, &pages)
+	}
+	if err != nil {
+		b.Fatal(err)
+	}
+	return pages * os.Getpagesize()
+}
+
+// sink takes connections and reads what comes.
+func (n *node) sink() {
+	n.t.Helper()
+	n.do(func() error {
+		ln, err := net.Listen("tcp", netip.AddrPortFrom(n.addr(), 19).String())
+		if err != nil {
+			return err
+		}
+		n.t.Cleanup(func() { _ = ln.Close() }) // the test is over
+		go func() {
+			for {
+				c, err := ln.Accept()
+				if err != nil {
+					return
+				}
+				go func() {
+					_, _ = io.CopyBuffer(struct{ io.Writer }{io.Discard}, struct{ io.Reader }{c}, make([]byte, 1<<20))
+				}() // until it ends
+			}
+		}()
+		return nil
+	})
+}
+
 // A packet with a mesh address that comes over the cable is dropped.
 func TestForgedSource(t *testing.T) {
 	a, b := pair(t)
@@ -416,7 +498,7 @@ func TestForgedSource(t *testing.T) {
 }
 
 // listen is a UDP socket at the node's mesh address.
-func listen(t *testing.T, n *node) net.PacketConn {
+func listen(t testing.TB, n *node) net.PacketConn {
 	t.Helper()
 	var pc net.PacketConn
 	n.do(func() (err error) {

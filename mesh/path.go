@@ -18,8 +18,11 @@ import (
 )
 
 const (
-	lookEvery   = time.Second      // at peers that are new or have moved, and at what the kernel has learned of paths
-	mendEvery   = 30 * time.Second // what others may have taken away
+	lookEvery   = time.Second            // at peers that are new or have moved, and at what the kernel has learned of paths
+	mendEvery   = 30 * time.Second       // what others may have taken away
+	callEvery   = 100 * time.Millisecond // to look who has not answered
+	callFirst   = 500 * time.Millisecond // until one that has not is called again, and then twice as long
+	callLast    = 4 * time.Second
 	probeAgain  = 10 * time.Minute // a path that was measured
 	probeSooner = 10 * time.Second // one that did not answer
 	probeTries  = 3                // of one size
@@ -33,6 +36,13 @@ type pathState struct {
 	mtu      int            // largest packet of the mesh that came through; 0: not known
 	learned  int            // what the kernel knew of the path then
 	next     time.Time      // when to look again
+}
+
+// call is a handshake that was begun and shall be soon over.
+type call struct {
+	since time.Time
+	wait  time.Duration // after the last
+	next  time.Time
 }
 
 // route is the MTU of the route to the peer.
@@ -52,25 +62,68 @@ func inside(learned int) int {
 	return max((learned-Overhead)/16*16, MinMTU)
 }
 
-// Run is Device's: it looks after paths, and repairs what others have taken away.
+// Run is Device's: it looks after paths and calls, and repairs what others have taken away.
 func (l *Local) Run(ctx context.Context) error {
-	look, mend := time.NewTicker(lookEvery), time.NewTicker(mendEvery)
+	var g errgroup.Group
+	g.Go(func() error { l.lookAfter(ctx); return nil })
+	look := time.NewTicker(lookEvery)
 	defer look.Stop()
-	defer mend.Stop()
 	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-l.wake:
-		case <-look.C:
-		case <-mend.C:
-			l.mend()
-			continue
-		}
 		if err := l.look(ctx); err != nil && ctx.Err() == nil {
 			l.log.Warn("paths of the mesh not measured", "err", err)
 		}
+		select {
+		case <-ctx.Done():
+			return g.Wait()
+		case <-l.wake:
+		case <-look.C:
+		}
 	}
+}
+
+// lookAfter does what must not wait for a path that is slow to measure.
+func (l *Local) lookAfter(ctx context.Context) {
+	mend, call := time.NewTicker(mendEvery), time.NewTicker(callEvery)
+	defer mend.Stop()
+	defer call.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-mend.C:
+			l.mend()
+		case <-call.C:
+			l.callAgain(time.Now())
+		}
+	}
+}
+
+// callAgain calls those again who were called a moment ago and have not answered: one lost packet must not cost
+// the 5 s after which WireGuard tries again. Who does not answer for long is left to WireGuard.
+func (l *Local) callAgain(now time.Time) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.eng == nil || len(l.calls) == 0 {
+		return
+	}
+	ss, err := l.eng.sessions()
+	if err != nil {
+		return // as the next look says
+	}
+	left := map[Key]call{}
+	for _, s := range ss {
+		c, called := l.calls[s.key]
+		if !called || !s.handshake.Before(c.since) || c.wait > callLast || !s.endpoint.IsValid() {
+			continue
+		}
+		if !now.Before(c.next) {
+			l.eng.call(s.key)
+			c.wait *= 2 // an answer that is on its way is lost with each call
+			c.next = now.Add(c.wait)
+		}
+		left[s.key] = c
+	}
+	l.calls = left
 }
 
 func (l *Local) mend() {

@@ -1,6 +1,7 @@
 package mesh_test
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"log/slog"
@@ -11,6 +12,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/nftables"
+	"github.com/google/nftables/expr"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
@@ -34,12 +37,12 @@ func TestMain(m *testing.M) {
 
 // space is a network namespace that one goroutine with a thread of its own lives in.
 type space struct {
-	t    *testing.T
+	t    testing.TB
 	fd   int
 	jobs chan func()
 }
 
-func newSpace(t *testing.T) *space {
+func newSpace(t testing.TB) *space {
 	t.Helper()
 	s := &space{t: t, jobs: make(chan func())}
 	started := make(chan error)
@@ -144,7 +147,7 @@ type node struct {
 	mtu      int
 }
 
-func newNode(t *testing.T, s *space, endpoint string) *node {
+func newNode(t testing.TB, s *space, endpoint string) *node {
 	t.Helper()
 	d := openDir(t)
 	n := &node{space: s, dir: d, id: d.Node(), keys: openKeys(t, d), endpoint: netip.MustParseAddrPort(endpoint)}
@@ -155,8 +158,11 @@ func newNode(t *testing.T, s *space, endpoint string) *node {
 		if _, err := mesh.End(ctx, d); err != nil {
 			t.Error(err)
 		}
+		b, err := os.ReadFile(d.Path("mesh", "log"))
+		if err != nil || bytes.Contains(b, []byte("DATA RACE")) {
+			t.Error("a data race in the process, or no log of it", err)
+		}
 		if t.Failed() {
-			b, _ := os.ReadFile(d.Path("mesh", "log"))
 			t.Logf("log of %s:\n%s", n.id, b)
 		}
 	})
@@ -201,6 +207,25 @@ func (n *node) status() mesh.Status {
 		n.t.Fatal(err)
 	}
 	return st
+}
+
+// cut drops all UDP that the node sends outside, or no longer.
+func (n *node) cut(on bool) {
+	n.t.Helper()
+	n.do(func() error {
+		nft, err := nftables.New()
+		if err != nil {
+			return err
+		}
+		table := &nftables.Table{Family: nftables.TableFamilyIPv4, Name: "cut"}
+		if !on {
+			nft.DelTable(table)
+			return nft.Flush()
+		}
+		c := nft.AddChain(&nftables.Chain{Name: "out", Table: nft.AddTable(table), Hooknum: nftables.ChainHookOutput, Priority: nftables.ChainPriorityFilter, Type: nftables.ChainTypeFilter})
+		nft.AddRule(&nftables.Rule{Table: table, Chain: c, Exprs: []expr.Any{&expr.Verdict{Kind: expr.VerdictDrop}}})
+		return nft.Flush()
+	})
 }
 
 // echo answers UDP packets and TCP connections at the node's mesh address with what came.

@@ -33,9 +33,6 @@ func tune(log *slog.Logger) {
 	for _, name := range []string{"ipv4/tcp_rmem", "ipv4/tcp_wmem"} {
 		raise(name, func(s string) (string, bool) { return withMost(s, bufferMost) })
 	}
-	for _, name := range []string{"core/rmem_max", "core/wmem_max"} { // of WireGuard's own sockets
-		raise(name, func(s string) (string, bool) { return withMost(s, 4<<20) })
-	}
 }
 
 // withBits sets bits in a number.

@@ -30,6 +30,8 @@ type engine interface {
 	apply([]change) error
 	// pend says which next keys to watch for their first handshake, and what to do then.
 	pend(keys []Key, used func(Key))
+	// call starts a handshake with a peer that did not answer the last one, sooner than WireGuard would.
+	call(Key)
 	// close gives the device back. The interface may stay: the link's end removes it.
 	close()
 }
@@ -104,6 +106,14 @@ func (u *user) fault(format string, args ...any) {
 }
 
 func (u *user) pend(keys []Key, used func(Key)) { u.pending.Store(&pending{keys, used}) }
+
+// call makes wireguard-go forget the handshake that it began, since it waits for 5 s before it begins another one.
+func (u *user) call(k Key) {
+	if peer := u.dev.LookupPeer(device.NoisePublicKey(k)); peer != nil {
+		peer.ExpireCurrentKeypairs()
+		peer.SendKeepalive()
+	}
+}
 
 func (u *user) identity(p Private, port uint16) (bool, error) {
 	var b strings.Builder
