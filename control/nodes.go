@@ -207,14 +207,37 @@ func (s *Server) controls() []*volant.Node {
 	return out
 }
 
-// spare says why the cluster cannot do without a control node, or nil.
+// spare says why the cluster cannot do without a control node, or nil. One that has yet to become a member of the
+// store keeps no intent.
 func (s *Server) spare(n *volant.Node) error {
-	if all := s.controls(); n.Has(volant.RoleControl) && len(all) == 1 {
+	if !n.Has(volant.RoleControl) {
+		return nil
+	}
+	if len(s.controls()) == 1 {
 		return volant.Errorf(volant.ErrPrecondition, "node %s is the only control node: with it the cluster's intent would go", label(n)).
 			WithRemedy("promote another one first: `volant nodes promote NODE`")
 	}
+	seated, others := false, 0
+	for _, v := range s.Nodes() {
+		switch {
+		case v.ID == n.ID:
+			seated = v.Control == seatMember || v.Control == seatDown
+		case v.Control == seatMember:
+			others++
+		}
+	}
+	if seated && others == 0 {
+		return volant.Errorf(volant.ErrPrecondition, "no control node but %s has the whole intent yet", label(n)).
+			WithRemedy("wait until `volant nodes list` shows no other one as joining, learner or down")
+	}
 	return nil
 }
+
+// What a node is to the store, as api.Node says it.
+const (
+	seatMember = "member"
+	seatDown   = "down"
+)
 
 // removeNode throws a server out: the tombstone of its record is what every other node acts on.
 func (s *Server) removeNode(w http.ResponseWriter, c *call) error {

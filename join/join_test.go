@@ -11,9 +11,11 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
+	"os"
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -182,6 +184,41 @@ func TestOneSourceIsLimitedInRate(t *testing.T) {
 	if codes[http.StatusOK] < 20 || codes[http.StatusOK] > 25 {
 		t.Errorf("of 200 requests of one network: %v", codes)
 	}
+}
+
+// Connections that say nothing take no more room than the share of their source, and give it back.
+func TestOneSourceHasAShareOfTheConnections(t *testing.T) {
+	k := key(1)
+	addr := serve(t, &gate{}, k)
+	var held []net.Conn
+	for i := range 20 {
+		c, err := net.Dial("tcp", addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		if i < 8 {
+			held = append(held, c)
+			continue
+		}
+		if err := c.SetReadDeadline(time.Now().Add(30 * time.Second)); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := c.Read(make([]byte, 1)); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Fatalf("connection %d of one source is not closed: %v", i+1, err)
+		}
+	}
+	for _, c := range held {
+		c.Close()
+	}
+	var err error
+	for range 1000 {
+		if _, err = (join.Asker{}).Removed(t.Context(), addr, fingerprint(t, k), "0a0b0c0d"); err == nil {
+			return
+		}
+		time.Sleep(time.Millisecond)
+	}
+	t.Errorf("after they ended: %v", err)
 }
 
 func TestBadRequests(t *testing.T) {

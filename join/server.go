@@ -38,6 +38,7 @@ const (
 	removedPath = "/v1/removed/"
 	readWithin  = 10 * time.Second
 	maxConns    = 64
+	eachConns   = 8
 	eachPerMin  = 20 // requests of one source
 	allPerSec   = 20
 	maxSources  = 4096
@@ -91,7 +92,7 @@ func (s *Server) Run(ctx context.Context, l net.Listener) error {
 	end := context.AfterFunc(ctx, func() { _ = srv.Close() }) // a join that is cut off is done again
 	defer end()
 	conf := &tls.Config{Certificates: []tls.Certificate{s.cert}, MinVersion: tls.VersionTLS13, NextProtos: []string{"http/1.1"}}
-	err := srv.Serve(tls.NewListener(&bounded{Listener: l, room: make(chan struct{}, maxConns)}, conf))
+	err := srv.Serve(tls.NewListener(&bounded{Listener: l, each: map[netip.Prefix]int{}}, conf))
 	if errors.Is(err, http.ErrServerClosed) || ctx.Err() != nil {
 		return nil
 	}
@@ -148,16 +149,9 @@ func sourceOf(r *http.Request) (netip.Addr, error) {
 	return from.Addr().Unmap().WithZone(""), nil
 }
 
-// within counts a request of a source: an IPv4 address, or a network of 64 bits, which one host has to itself.
+// within counts a request of a source.
 func (s *Server) within(from netip.Addr, now time.Time) bool {
-	bits := 64
-	if from.Is4() {
-		bits = 32
-	}
-	p, err := from.Prefix(bits)
-	if err != nil {
-		return false
-	}
+	p := network(from)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	l := s.sources[p]
@@ -186,10 +180,13 @@ func fail(w http.ResponseWriter, err error) {
 	answer(w, http.StatusForbidden, wire)
 }
 
-// bounded accepts as many connections at once as there is room for.
+// bounded accepts as many connections at once, in all and of one source, as there is room for.
 type bounded struct {
 	net.Listener
-	room chan struct{}
+
+	mu   sync.Mutex // guards the fields below
+	all  int
+	each map[netip.Prefix]int
 }
 
 func (b *bounded) Accept() (net.Conn, error) {
@@ -198,11 +195,28 @@ func (b *bounded) Accept() (net.Conn, error) {
 		if err != nil {
 			return nil, err
 		}
-		select {
-		case b.room <- struct{}{}:
-			return &boundedConn{Conn: c, free: sync.OnceFunc(func() { <-b.room })}, nil
-		default:
-			_ = c.Close() // there is no room for it
+		if free := b.take(networkOf(c.RemoteAddr().String())); free != nil {
+			return &boundedConn{Conn: c, free: sync.OnceFunc(free)}, nil
+		}
+		_ = c.Close() // there is no room for it
+	}
+}
+
+// take takes room for a connection, and returns what gives it back; nil if there is none.
+func (b *bounded) take(p netip.Prefix) (free func()) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.all >= maxConns || b.each[p] >= eachConns {
+		return nil
+	}
+	b.all++
+	b.each[p]++
+	return func() {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		b.all--
+		if b.each[p]--; b.each[p] == 0 {
+			delete(b.each, p)
 		}
 	}
 }
@@ -215,4 +229,26 @@ type boundedConn struct {
 func (c *boundedConn) Close() error {
 	defer c.free()
 	return c.Conn.Close()
+}
+
+// networkOf is the source that an address counts as: an IPv4 address, or a network of 64 bits, which one host has to
+// itself. It is invalid for what is no address.
+func networkOf(addrPort string) netip.Prefix {
+	a, err := netip.ParseAddrPort(addrPort)
+	if err != nil {
+		return netip.Prefix{}
+	}
+	return network(a.Addr().Unmap().WithZone(""))
+}
+
+func network(from netip.Addr) netip.Prefix {
+	bits := 64
+	if from.Is4() {
+		bits = 32
+	}
+	p, err := from.Prefix(bits)
+	if err != nil {
+		return netip.Prefix{}
+	}
+	return p
 }
