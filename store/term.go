@@ -34,8 +34,9 @@ type Terms struct {
 	cfg   TermConfig
 	wake  chan struct{} // capacity 1: a new lease is there to be renewed
 
-	mu  sync.Mutex // guards cur, and is held while it is made
-	cur *lease
+	making chan struct{} // capacity 1: who has its place makes a lease
+	mu     sync.Mutex    // guards cur
+	cur    *lease
 
 	held held
 }
@@ -73,7 +74,7 @@ func NewTerms(s Store, cfg TermConfig) *Terms {
 	if cfg.Changed == nil {
 		cfg.Changed = func(string) {}
 	}
-	return &Terms{store: s, cfg: cfg, wake: make(chan struct{}, 1), held: newHeld()}
+	return &Terms{store: s, cfg: cfg, wake: make(chan struct{}, 1), making: make(chan struct{}, 1), held: newHeld()}
 }
 
 // Run renews the terms and watches those of others until ctx ends, and then gives all of its own up.
@@ -172,20 +173,29 @@ func (t *Terms) outlived(name []byte) bool {
 
 // lease returns the lease that lives, or makes one.
 func (t *Terms) lease(ctx context.Context) (*lease, error) {
+	select {
+	case t.making <- struct{}{}:
+		defer func() { <-t.making }()
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
 	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.cur != nil && t.cur.valid() {
-		return t.cur, nil
+	l := t.cur
+	t.mu.Unlock()
+	if l != nil && l.valid() {
+		return l, nil
 	}
 	asked := time.Now()
 	id, err := t.store.Grant(ctx, t.cfg.TTL)
 	if err != nil {
 		return nil, err
 	}
-	l := &lease{id: id, lost: make(chan struct{})}
+	l = &lease{id: id, lost: make(chan struct{})}
 	l.until = asked.Add(t.believe())
 	l.timer = time.AfterFunc(time.Until(l.until), l.expire)
+	t.mu.Lock()
 	t.cur = l
+	t.mu.Unlock()
 	select {
 	case t.wake <- struct{}{}:
 	default:

@@ -24,6 +24,8 @@ type chaos struct {
 	held []heldConn
 	log  []string
 	cuts int
+
+	drained *volanttest.Platform
 }
 
 // heldConn is a connection, and whether anything happened since that may end it: which machine it goes to is not known.
@@ -106,7 +108,7 @@ func (x *chaos) down() int {
 
 func (x *chaos) step() {
 	p := x.pick()
-	switch k := x.r.IntN(20); {
+	switch k := x.r.IntN(26); {
 	case k < 7:
 		x.open(p, 1+x.r.IntN(30))
 	case k < 10 && len(x.held) > 0:
@@ -145,11 +147,59 @@ func (x *chaos) step() {
 		x.note("power off %s", p.ID)
 		x.mar(func(heldConn) bool { return true })
 		x.c.PowerOff(p)
-	case k == 18 && !x.c.Up(p):
+	case k == 18 && x.c.Up(p) && x.down() == 0:
+		x.note("kill %s", p.ID)
+		x.mar(func(heldConn) bool { return true })
+		x.c.Kill(p)
+	case k < 21 && !x.c.Up(p):
 		x.note("boot %s", p.ID)
 		x.c.Boot(p)
+	case k == 21:
+		x.deploy(p)
+	case k == 22 && x.drained == nil && p.Region != "dfw":
+		if _, err := p.API.ChangeNode(context.Background(), string(p.ID), "drain"); err == nil {
+			x.note("drain %s", p.ID)
+			x.drained = p
+		}
+	case k == 23 && x.drained != nil:
+		x.undrain()
+	case k == 24:
+		d := time.Duration(x.r.IntN(900)) * time.Millisecond
+		x.note("the store takes %s", d)
+		x.c.Store.SetSlow(d)
+	case k == 25:
+		x.note("the store is down")
+		x.c.Store.SetDown(true)
+		time.Sleep(time.Duration(x.r.IntN(int(20 * time.Second))))
+		x.c.Store.SetDown(false)
 	}
 	time.Sleep(time.Duration(x.r.IntN(int(8 * time.Second))))
+}
+
+// deploy makes a release, which may fail where something is broken.
+func (x *chaos) deploy(p *volanttest.Platform) {
+	if !x.c.Up(p) {
+		return
+	}
+	_, err := p.API.CreateRelease(context.Background(), "web", api.CreateRelease{
+		Image: string(volanttest.Image), Config: volant.MachineConfig{
+			Services: []volant.Service{{Protocol: "tcp", InternalPort: volanttest.Port, Ports: []volant.Port{{Port: 80}}}},
+		},
+	})
+	x.note("deploy at %s: %v", p.ID, err)
+}
+
+func (x *chaos) undrain() {
+	for _, p := range x.c.Nodes {
+		if !x.c.Up(p) {
+			continue
+		}
+		if _, err := p.API.ChangeNode(context.Background(), string(x.drained.ID), "undrain"); err == nil {
+			x.note("undrain %s", x.drained.ID)
+			x.drained = nil
+			return
+		}
+	}
 }
 
 // mar notes which connections may end.
@@ -201,7 +251,8 @@ func (x *chaos) check() {
 			continue
 		}
 		for _, m := range snap.Machines(a.App) {
-			if !m.Tombstone && m.Run != volant.RunDestroyed && m.Lost.IsZero() {
+			node, ok := snap.Node(m.Node)
+			if !m.Tombstone && m.Run != volant.RunDestroyed && m.Lost.IsZero() && m.Release == a.Release && ok && !node.Draining {
 				n++
 			}
 		}
@@ -227,10 +278,15 @@ func (x *chaos) check() {
 func (x *chaos) quiet() {
 	x.note("all is whole")
 	x.c.Heal()
+	x.c.Store.SetSlow(0)
 	for _, p := range x.c.Nodes {
 		if !x.c.Up(p) {
 			x.c.Boot(p)
 		}
+	}
+	time.Sleep(5 * time.Second)
+	if x.drained != nil {
+		x.undrain()
 	}
 	for len(x.held) > chaosMax*hardLimit/2 { // that there is room for more is no wonder
 		x.held[0].Close()
