@@ -85,6 +85,8 @@ func (p *planner) forwardGroup(g Group) (waits bool) {
 			free-- // on its way
 		}
 	}
+	ours := p.machines(g, func(m Machine) bool { return m.Release == p.run.Version && m.Managed })
+	made := len(ours)
 	for _, m := range old {
 		waits = true
 		switch {
@@ -94,8 +96,14 @@ func (p *planner) forwardGroup(g Group) (waits bool) {
 			p.drain(m, "replaced", "the machine in its place is routed")
 		case p.replaced(m, func(Machine) bool { return true }):
 			// It boots, or its host has yet to hear that it is routed.
+		case g.Max > 0 && made >= g.Max:
+			// Scaling has made machines beside the deploy: there is no place for one more.
+			if !slices.ContainsFunc(ours, func(m Machine) bool { return !inPlace(m) }) {
+				p.drain(m, "max", fmt.Sprintf("the release has %d machines, as many as max allows, and they are routed", made))
+			}
 		case p.o.Full == "" && free > 0:
 			free--
+			made++
 			p.add(p.create(g, m))
 		}
 	}

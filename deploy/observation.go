@@ -39,6 +39,7 @@ type Release struct {
 type Group struct {
 	Name string
 	Min  int // awake machines that scaling keeps
+	Max  int // machines that there may be; 0: any number
 	// RegionMin are those of them that regions have for themselves.
 	RegionMin map[volant.Region]int
 	Worker    bool // it has no services
@@ -65,7 +66,7 @@ func ReleaseOf(r *volant.Release, current *volant.Release, scaleOf func(group st
 	}
 	for _, g := range r.Groups() {
 		out.Groups = append(out.Groups, Group{
-			Name: g.Name, Min: scaleOf(g.Name).Least(), RegionMin: scaleOf(g.Name).RegionMin, Worker: len(g.Config.Services) == 0, Whole: !together(current, &g),
+			Name: g.Name, Min: scaleOf(g.Name).Least(), Max: most(scaleOf(g.Name)), RegionMin: scaleOf(g.Name).RegionMin, Worker: len(g.Config.Services) == 0, Whole: !together(current, &g),
 		})
 	}
 	if c := r.Command; c != nil {
@@ -76,6 +77,8 @@ func ReleaseOf(r *volant.Release, current *volant.Release, scaleOf func(group st
 	}
 	return out
 }
+
+func most(s volant.Scale) int { return max(s.WithDefaults().Max, s.Least()) }
 
 // together says whether machines of the group as the current release has it serve all ports that g does.
 func together(current *volant.Release, g *volant.Group) bool {

@@ -30,6 +30,10 @@ func least(n int) change {
 	return func(o *deploy.Observation) { o.Releases[len(o.Releases)-1].Groups[0].Min = n }
 }
 
+func most(n int) change {
+	return func(o *deploy.Observation) { o.Releases[len(o.Releases)-1].Groups[0].Max = n }
+}
+
 func full(o *deploy.Observation) {
 	o.Full = "no host has room"
 }
@@ -82,6 +86,13 @@ func with(g deploy.Group) change {
 	return func(o *deploy.Observation) {
 		r := &o.Releases[len(o.Releases)-1]
 		r.Groups = append(r.Groups, g)
+	}
+}
+
+// minIn has the first group of the release named last keep n machines in a region.
+func minIn(r volant.Region, n int) change {
+	return func(o *deploy.Observation) {
+		o.Releases[len(o.Releases)-1].Groups[0].RegionMin = map[volant.Region]int{r: n}
 	}
 }
 
@@ -264,6 +275,14 @@ func TestPlan(t *testing.T) {
 			release(1, complete), current(2), release(2, running), by("rolling"),
 			machine("a", 1, started), machine("b", 1, started), machine("d", 2, started, fresh("a")),
 		}, "route d ready"},
+		{"what scaling made beside the deploy counts for max: no more are made, and the rest drains", []change{
+			current(2), release(1, complete), release(2, running), by(volant.StrategyRolling), most(2),
+			machine("a", 1, started), machine("b", 2, started), machine("c", 2, suspended),
+		}, "drain a max"},
+		{"when all of them are routed", []change{
+			current(2), release(1, complete), release(2, running), by(volant.StrategyRolling), most(2),
+			machine("a", 1, started), machine("b", 2, started), machine("c", 2, started, unheard),
+		}, ""},
 		{"a third of the machines is replaced at once, the one replaced drains", []change{
 			release(1, complete), current(2), release(2, running), by("rolling"), machine("a", 1, started), machine("b", 1, started),
 			machine("c", 1, started), machine("d", 2, started, inPlaceOfA),
@@ -435,5 +454,18 @@ func TestPlanLooksAgainWhenANewMachineIsDue(t *testing.T) {
 	_, next := deploy.Plan(look(release(2, running), machine("a", 1, started), machine("b", 2, starting, fresh("a"))))
 	if want := now.Add(4 * time.Minute); !next.Equal(want) {
 		t.Errorf("got %v, want %v", next, want)
+	}
+}
+
+// What min keeps in a region is made there, the rest where the app is at home.
+func TestPlanMakesWhatMinKeepsInItsRegion(t *testing.T) {
+	steps, _ := deploy.Plan(look(release(1, complete), release(2, running), least(4), minIn("syd", 2),
+		machine("a", 2, started, fresh(""), in("syd"))))
+	var got []volant.Region
+	for _, s := range steps {
+		got = append(got, s.Region)
+	}
+	if want := []volant.Region{"syd", "ams", "ams"}; !slices.Equal(got, want) {
+		t.Errorf("machines are made in %v, want %v", got, want)
 	}
 }

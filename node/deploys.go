@@ -47,6 +47,11 @@ func (f *deployFleet) Observe(_ context.Context, id volant.AppID) (deploy.Observ
 		}
 		o.Machines = append(o.Machines, deploy.MachineOf(m, have))
 	}
+	for _, m := range f.pending.unseen(snap, id, deploy.Actor) { // scaling makes it
+		c := *m
+		c.Created = o.Now
+		o.Machines = append(o.Machines, deploy.MachineOf(&c, nil))
+	}
 	return o, nil
 }
 

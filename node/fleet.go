@@ -95,6 +95,13 @@ func (f *fleet) machinesOf(snap *catalog.Snapshot, id volant.AppID, def string) 
 		name := groupOf(m, def)
 		ms[name] = append(ms[name], sm)
 	}
+	for _, m := range f.pending.unseen(snap, id, scale.Actor) { // a deploy makes it
+		c := *m
+		c.Created = now
+		sm := scale.MachineOf(&c, nil, now)
+		sm.Blocked = true
+		ms[groupOf(m, def)] = append(ms[groupOf(m, def)], sm)
+	}
 	return ms
 }
 

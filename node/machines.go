@@ -86,7 +86,7 @@ func (m machines) Place(ctx context.Context, rec *volant.Machine) (volant.NodeID
 		c, err := place.Pick(place.Request{Org: rec.Org, App: rec.App, Region: rec.Region, Guest: volant.Guest{MemoryMB: 1}}, hosts)
 		return c.Node, err
 	}
-	_, err := m.f.place(ctx, rec, 0)
+	_, err := m.f.place(ctx, rec, "", 0)
 	return rec.Node, err
 }
 

@@ -19,11 +19,11 @@ import (
 // pending is a machine that has a place, and that is not told of everywhere yet: neither its record nor the host's
 // room show it.
 type pending struct {
-	id    volant.MachineID
-	app   volant.AppID
-	org   volant.OrgID
+	m     *volant.Machine // in the making
+	by    string          // who makes it
 	node  volant.NodeID
 	guest volant.Guest
+	told  time.Time // until when its host's room may not show it
 	until time.Time
 }
 
@@ -33,32 +33,57 @@ type pendings struct {
 	all []pending
 }
 
-// untold is how long a host's room may show a reservation late.
-const untold = time.Second
+const (
+	// untold is how long a host's room may show a reservation late.
+	untold = time.Second
+	// unrecorded is how long a machine may take from its place to its record at most.
+	unrecorded = 30 * time.Second
+)
 
 // choose has pick choose a host for a machine, one choice at a time, so that none is made without the one before.
-func (p *pendings) choose(m *volant.Machine, pick func([]pending) (place.Choice, error)) (place.Choice, error) {
+func (p *pendings) choose(m *volant.Machine, by string, pick func([]pending) (place.Choice, error)) (place.Choice, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	c, err := pick(p.nowLocked())
 	if err == nil {
+		rec := *m
+		rec.Node, rec.Region = c.Node, c.Region
 		p.all = append(p.all, pending{
-			volant.MachineID(m.ID), m.App, m.Org, c.Node, m.Config.Guest.WithDefaults(), time.Now().Add(reserveWithin + untold),
+			m: &rec, by: by, node: c.Node, guest: m.Config.Guest.WithDefaults(), told: time.Now().Add(reserveWithin + untold),
+			until: time.Now().Add(unrecorded),
 		})
 	}
 	return c, err
 }
 
-// settle ends a choice: with one that holds for a moment, else at once.
-func (p *pendings) settle(id volant.MachineID, held bool) {
+// reserved notes that the host has reserved room: what it tells shows that soon.
+func (p *pendings) reserved(id string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.all = slices.DeleteFunc(p.all, func(e pending) bool { return e.id == id && !held })
 	for i := range p.all {
-		if p.all[i].id == id {
-			p.all[i].until = time.Now().Add(untold)
+		if p.all[i].m.ID == id {
+			p.all[i].told = time.Now().Add(untold)
 		}
 	}
+}
+
+// drop forgets a machine that is not made, or not there.
+func (p *pendings) drop(id string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.all = slices.DeleteFunc(p.all, func(e pending) bool { return e.m.ID == id })
+}
+
+// unseen are the records of machines of an app that another than one who plans makes, and that a picture does not have
+// yet. Those made by hand are not among them.
+func (p *pendings) unseen(snap *catalog.Snapshot, app volant.AppID, but string) []*volant.Machine {
+	var out []*volant.Machine
+	for _, e := range p.now() {
+		if _, ok := snap.Machine(volant.MachineID(e.m.ID)); !ok && e.m.App == app && e.by != "" && e.by != but {
+			out = append(out, e.m)
+		}
+	}
+	return out
 }
 
 func (p *pendings) now() []pending {
@@ -101,7 +126,7 @@ func (f *fleet) hostsFor(snap *catalog.Snapshot, app volant.AppID, coming []pend
 	for i := range out {
 		byNode[out[i].Node] = &out[i]
 	}
-	machines := snap.Machines(app)
+	machines, now := snap.Machines(app), time.Now()
 	for _, m := range machines {
 		if h := byNode[m.Node]; h != nil && counts(m) {
 			h.Siblings++
@@ -112,18 +137,18 @@ func (f *fleet) hostsFor(snap *catalog.Snapshot, app volant.AppID, coming []pend
 		if h == nil {
 			continue
 		}
-		if machines[p.id] == nil && p.app == app {
+		if machines[volant.MachineID(p.m.ID)] == nil && p.m.App == app {
 			h.Siblings++
 		}
-		if p.node != f.node { // the own room shows it at once
+		if p.node != f.node && p.told.After(now) { // the own room shows it at once
 			h.MemoryMB -= p.guest.MemoryMB + h.OverheadMB
 			if p.guest.CPUKind == volant.CPUPerformance {
 				h.Cores -= p.guest.CPUs
 			} else {
 				h.Shared -= p.guest.CPUs
 			}
-			if !slices.Contains(h.Orgs, p.org) {
-				h.Orgs = append(slices.Clone(h.Orgs), p.org)
+			if !slices.Contains(h.Orgs, p.m.Org) {
+				h.Orgs = append(slices.Clone(h.Orgs), p.m.Org)
 			}
 		}
 	}
@@ -143,10 +168,10 @@ const (
 )
 
 // place finds a host for a machine in its region, has it reserve room, and writes into the record which it is.
-func (f *fleet) place(ctx context.Context, m *volant.Machine, term uint64) (string, error) {
+func (f *fleet) place(ctx context.Context, m *volant.Machine, by string, term uint64) (string, error) {
 	req := place.Request{Org: m.Org, App: m.App, Region: m.Region, Guest: m.Config.Guest}
 	for range mostTries {
-		c, err := f.pending.choose(m, func(coming []pending) (place.Choice, error) {
+		c, err := f.pending.choose(m, by, func(coming []pending) (place.Choice, error) {
 			return place.Pick(req, f.hostsFor(f.cat.Snapshot(), m.App, coming))
 		})
 		if err != nil {
@@ -157,11 +182,12 @@ func (f *fleet) place(ctx context.Context, m *volant.Machine, term uint64) (stri
 			ID: volant.MachineID(m.ID), App: m.App, Org: m.Org, Guest: m.Config.Guest, Term: term,
 		})
 		cancel()
-		f.pending.settle(volant.MachineID(m.ID), err == nil)
 		if err == nil {
+			f.pending.reserved(m.ID)
 			m.Node, m.Region = c.Node, c.Region
 			return c.Text, nil
 		}
+		f.pending.drop(m.ID)
 		f.why.Add(why.Record{
 			Time: time.Now(), Kind: why.Placement, Org: m.Org, App: m.App, Rule: "refused_by_host",
 			Text: fmt.Sprintf("node %s refused a new machine: %v", c.Node, err),
@@ -176,12 +202,15 @@ func (f *fleet) place(ctx context.Context, m *volant.Machine, term uint64) (stri
 
 // create places a machine, then writes the wish and waits until the catalog has it.
 func (f *fleet) create(ctx context.Context, m *volant.Machine, by string, term uint64) error {
-	where, err := f.place(ctx, m, term)
+	where, err := f.place(ctx, m, by, term)
 	if err != nil {
 		return err
 	}
 	rev, err := f.commit(ctx, m.App, by, term, store.Creation(m))
 	if err != nil {
+		if !errors.Is(err, volant.ErrUnavailable) { // else it may be there after all
+			f.pending.drop(m.ID)
+		}
 		return err
 	}
 	id := volant.MachineID(m.ID)
