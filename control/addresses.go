@@ -113,7 +113,7 @@ func (s *Server) deleteAddress(w http.ResponseWriter, c *call) error {
 		return volant.Errorf(volant.ErrNotFound, "app %s does not have the address %s", a.Name, ip).
 			WithRemedy("see `volant ips list --app %s`", a.Name)
 	}
-	rev, err := store.Delete(c.ctx(), s.Store, c.who.name, ad.Key())
+	rev, err := store.Apply(c.ctx(), s.Store, c.who.name, releasing(a.App, ad.Key()))
 	if err != nil {
 		return err
 	}
@@ -123,6 +123,18 @@ func (s *Server) deleteAddress(w http.ResponseWriter, c *call) error {
 	s.audit(c, a.Org, a.App, "", "address_released", fmt.Sprintf("app %s no longer has the address %s (%s)", a.Name, ip, ad.Type))
 	w.WriteHeader(http.StatusNoContent)
 	return nil
+}
+
+// releasing is the change by which an app gives an address back. Another app may have it by now that has it in the
+// store: what this server knows can be older.
+func releasing(app volant.AppID, key string) store.Change {
+	return store.Edit(key, func(ad *volant.Address) error {
+		if ad.Owner != app {
+			return store.NotFound(key)
+		}
+		ad.Tombstone = true
+		return nil
+	})
 }
 
 func addressOf(snap *catalog.Snapshot, app volant.AppID, is func(*volant.Address) bool) (*volant.Address, bool) {

@@ -66,7 +66,7 @@ func eraseApp(ctx context.Context, s store.Store, actor string, a *volant.App) (
 	}
 	for _, ad := range addrs {
 		if ad.Owner == a.App {
-			if err := add(store.Removal(ad.Key())); err != nil {
+			if err := add(releasing(a.App, ad.Key())); err != nil {
 				return rev, err
 			}
 		}

@@ -50,6 +50,8 @@ type Host struct {
 	ctx  context.Context //nolint:containedctx // of all loops; calls bring their own
 	caps microvm.Capabilities
 
+	reserving sync.Mutex // held while a reservation is judged and made
+
 	ends  sync.Mutex // guards ended, and is held while one is added to wg
 	ended bool
 	wg    sync.WaitGroup
@@ -379,6 +381,8 @@ func (h *Host) Reserve(_ context.Context, r Reservation) error {
 	if !h.started() {
 		return errStarting
 	}
+	h.reserving.Lock() // two organizations must not both find the host without the other
+	defer h.reserving.Unlock()
 	if err := h.journal.checkTerm(r.App, r.Term); err != nil {
 		return err
 	}
