@@ -35,6 +35,8 @@ type Config struct {
 	// Server has more lines of server configuration, TOML, for each node; Host more keys of its [host] table.
 	Server string `json:"server,omitempty"`
 	Host   string `json:"host,omitempty"`
+	// Env is more environment of each node's processes.
+	Env []string `json:"env,omitempty"`
 }
 
 // What the address plan has room for.

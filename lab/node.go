@@ -243,7 +243,7 @@ func (n *Node) launch(ctx context.Context) (ended <-chan struct{}, err error) {
 	if err := os.Remove(filepath.Join(n.Data(), "api.addr")); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, err
 	}
-	return l.spawn(ns, n.log(), nil, l.plan.Bin, "server", "--config", config, "--log-level", "debug")
+	return l.spawn(ns, n.log(), l.plan.Env, l.plan.Bin, "server", "--config", config, "--log-level", "debug")
 }
 
 // ready returns when the node's API answers and its proxy, if it has one, does what the node says.

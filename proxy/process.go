@@ -30,7 +30,9 @@ type Process struct {
 	Version string
 	// Grace bounds how long connections may go on after the process was asked to end; 10 s.
 	Grace time.Duration
-	Log   *slog.Logger
+	// Late is how much later the proxy hears what other nodes tell it; for tests.
+	Late time.Duration
+	Log  *slog.Logger
 }
 
 // saved is what a proxy starts from when nobody tells it more.
@@ -71,7 +73,12 @@ func Main(ctx context.Context, cfg Process) error {
 	if err != nil {
 		return fmt.Errorf("proxy: %w", err)
 	}
-	p, err := New(Config{Epoch: epoch, Version: cfg.Version, Binary: binary, Log: cfg.Log})
+	pcfg := Config{Epoch: epoch, Version: cfg.Version, Binary: binary, Log: cfg.Log}
+	if cfg.Late > 0 {
+		cfg.Log.Warn("what other nodes tell is heard late, for a test", "by", cfg.Late)
+		pcfg.Packet = latePacket(cfg.Late)
+	}
+	p, err := New(pcfg)
 	if err != nil {
 		return err
 	}

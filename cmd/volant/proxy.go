@@ -5,6 +5,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	volant "github.com/volant-edge/volant"
 	"github.com/volant-edge/volant/proxy"
 )
 
@@ -18,7 +19,11 @@ func newProxy(g *globals) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return proxy.Main(cmd.Context(), proxy.Process{Data: g.data, Version: version(), Grace: grace, Log: log})
+			late, err := time.ParseDuration(envOr("VOLANT_LATE", "0s"))
+			if err != nil {
+				return volant.Invalidf("VOLANT_LATE: %v", err)
+			}
+			return proxy.Main(cmd.Context(), proxy.Process{Data: g.data, Version: version(), Grace: grace, Late: late, Log: log})
 		},
 	}
 	cmd.Flags().StringVar(&level, "log-level", "info", "debug, info, warn or error")
