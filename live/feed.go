@@ -25,6 +25,7 @@ const (
 	digestEvery = 2 * time.Second
 	goneKept    = time.Minute // how long it is remembered that a fact is no more
 	sweepEvery  = time.Second
+	lateMost    = time.Second // the sender is later only if nothing ran
 
 	factsMost = 1 << 16 // of one node
 	kindsMost = 8
@@ -49,7 +50,7 @@ type Peer struct {
 type Events struct {
 	Fact func(Fact)
 	// Peer is told when a peer is heard for the first time, in a newer epoch, after silence and no more, and when
-	// the round trip to it has changed by an eighth.
+	// its distance has changed by an eighth.
 	Peer func(PeerState)
 }
 
@@ -71,14 +72,16 @@ type Feed struct {
 	rev    uint64    // of the newest change
 	flush  time.Time // when changes go out next, or went last
 	wakes  time.Time // when the sender looks again by itself
-	swept  time.Time
-	peers  map[volant.NodeID]*peer
-	order  []*peer
-	byAddr map[netip.AddrPort]*peer
-	loss   uint8 // mean of the peers': a way may lose what others do, before it has
-	num    Numbers
-	in     datagram
-	out    outbox
+	// excused is when it did so last much too late: this node had stopped, or Run had ended.
+	excused time.Time
+	swept   time.Time
+	peers   map[volant.NodeID]*peer
+	order   []*peer
+	byAddr  map[netip.AddrPort]*peer
+	loss    uint8 // mean of the peers': a way may lose what others do, before it has
+	num     Numbers
+	in      datagram
+	out     outbox
 }
 
 // own is a fact of this node.

@@ -66,6 +66,22 @@ func TestAnOldAcknowledgementIsOfTheOldFact(t *testing.T) {
 	}
 }
 
+// TestWhoStoppedBlamesNobody lets a node sleep for longer than silence takes.
+func TestWhoStoppedBlamesNobody(t *testing.T) {
+	f := New(Config{Node: "a", Epoch: 1})
+	from := netip.MustParseAddrPort("[fd00::2]:1")
+	f.SetPeers([]Peer{{Node: "b", Addr: from}})
+	now := time.Now()
+	f.round(now)
+	f.receive((&head{epoch: 1, number: 1}).append(nil), from, now)
+	for at := range 70 {
+		f.round(now.Add(30*time.Second + time.Duration(at)*100*time.Millisecond))
+		if silent := f.Peers()[0].Silent; silent != (at >= 60) {
+			t.Fatalf("%d ms after it woke: silent is %v", at*100, silent)
+		}
+	}
+}
+
 func pair(t *testing.T, n *memnet.Network) (a, b *Feed) {
 	t.Helper()
 	addrs := map[volant.NodeID]netip.AddrPort{"a": netip.MustParseAddrPort("[fd00::1]:1"), "b": netip.MustParseAddrPort("[fd00::2]:1")}

@@ -86,3 +86,12 @@ type PeerState struct {
 	Heard  time.Time     // when it was heard last
 	Silent bool          // not heard for 6 s, or never
 }
+
+// Distance is how long the way to the node and back is, as far as that can be told from how busy both ends are: the
+// shortest round trip of the last minutes, unless it has long been another.
+func (s PeerState) Distance() time.Duration {
+	if s.RTT > 2*s.MinRTT+5*time.Millisecond {
+		return s.RTT
+	}
+	return s.MinRTT
+}

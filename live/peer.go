@@ -15,8 +15,9 @@ type peer struct {
 	stamp     uint32    // newest clock of it
 	stampedAt time.Time // when that came
 	rtt       roundTrip
-	rttTold   time.Duration
-	rttToldAt time.Time
+
+	distanceTold time.Duration
+	distanceAt   time.Time // when it was told
 
 	loss uint8 // of datagrams to it, as it says, in 1/255
 
@@ -41,12 +42,17 @@ func (p *peer) state() PeerState {
 
 func (p *peer) silent() bool { return p.heard.IsZero() || p.isSilent }
 
-// lastHeard is when it was heard, or when one began to listen.
-func (p *peer) lastHeard() time.Time {
-	if p.heard.IsZero() {
-		return p.added
+// silentAt is when it will be silent, if it is not heard before. excused is when this node itself was back after it did
+// nothing for some time: what came meanwhile may not have been read yet.
+func (p *peer) silentAt(excused time.Time) time.Time {
+	at := p.heard
+	if at.IsZero() {
+		at = p.added
 	}
-	return p.heard
+	if at.Before(excused) {
+		at = excused
+	}
+	return at.Add(silentAfter)
 }
 
 // beatAt is when it is to hear of this node at the latest.
@@ -85,7 +91,7 @@ const minFor = time.Minute
 
 func (r *roundTrip) add(d time.Duration, now time.Time) {
 	d = max(d, time.Microsecond)
-	if r.smooth == 0 {
+	if r.smooth == 0 || d < r.smooth/2 { // nothing makes a way look shorter than it is
 		r.smooth = d
 	} else {
 		r.smooth += (d - r.smooth) / 8

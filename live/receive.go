@@ -46,21 +46,24 @@ func (f *Feed) receive(b []byte, from netip.AddrPort, now time.Time) {
 	f.takeFacts(p, d, now)
 	switch {
 	case first:
-		p.rttTold, p.rttToldAt = p.rtt.smooth, now
+		p.distanceTold, p.distanceAt = p.state().Distance(), now
 		p.next = time.Time{}
 		p.told.tries = 0
 		f.news.peer(p.state())
-	case p.rttMoved(now):
-		p.rttTold, p.rttToldAt = p.rtt.smooth, now
+	case p.moved(now):
+		p.distanceTold, p.distanceAt = p.state().Distance(), now
 		f.news.peer(p.state())
 	}
 	f.due(p)
 }
 
-// rttMoved says whether the round trip is another than what was told.
-func (p *peer) rttMoved(now time.Time) bool {
-	d := (p.rtt.smooth - p.rttTold).Abs()
-	return d > p.rttTold/8 && (d > rttStep || p.rttTold == 0) && now.Sub(p.rttToldAt) >= rttEvery
+// moved says whether the peer's distance is another than what was told.
+func (p *peer) moved(now time.Time) bool {
+	if now.Sub(p.distanceAt) < rttEvery {
+		return false
+	}
+	d := (p.state().Distance() - p.distanceTold).Abs()
+	return d > p.distanceTold/8 && (d > rttStep || p.distanceTold == 0)
 }
 
 // rttStep is a change of round trip that matters to nobody.

@@ -102,6 +102,9 @@ func (f *Feed) round(now time.Time) time.Time {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.out.buf, f.out.mail = f.out.buf[:0], f.out.mail[:0]
+	if now.Sub(f.wakes) > lateMost {
+		f.excused = now
+	}
 	next := now.Add(beatEvery)
 	if now.Sub(f.swept) >= sweepEvery {
 		f.swept = now
@@ -146,7 +149,7 @@ func (f *Feed) nextLook(p *peer) time.Time {
 		next = p.ackAt
 	}
 	if !p.isSilent {
-		if at := p.lastHeard().Add(silentAfter); at.Before(next) {
+		if at := p.silentAt(f.excused); at.Before(next) {
 			next = at
 		}
 	}
@@ -174,7 +177,7 @@ func (f *Feed) nextLook(p *peer) time.Time {
 
 // watch notices silence.
 func (f *Feed) watch(p *peer, now time.Time) {
-	if !p.isSilent && now.Sub(p.lastHeard()) >= silentAfter {
+	if !p.isSilent && !now.Before(p.silentAt(f.excused)) {
 		p.isSilent = true
 		f.log.Info("peer is silent", "peer", p.Node, "heard", !p.heard.IsZero())
 		f.news.peer(p.state())
