@@ -68,7 +68,7 @@ func storm(t *testing.T, seed uint64) {
 		case x < 18:
 			s.sever(rnd.IntN(n), rnd.IntN(n), false)
 		default:
-			f := live.Fact{Key: live.Key{Kind: live.Route, ID: fmt.Sprint(rnd.IntN(20))}, Body: []byte(fmt.Sprint(rnd.Int()))}
+			f := live.Fact{Key: live.Key{Kind: live.Route, ID: fmt.Sprint(rnd.IntN(20))}, Body: fmt.Append(nil, rnd.Int())}
 			if rnd.IntN(2) == 0 {
 				f.Key.Kind = live.Have
 			}

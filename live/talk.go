@@ -235,7 +235,7 @@ func (f *Feed) sweep(now time.Time) {
 		}
 		for _, p := range f.order {
 			if p.told.wants.Has(o.Key.Kind) {
-				if int(i) < len(p.told.marks) && p.told.marks[i].behind {
+				if i < len(p.told.marks) && p.told.marks[i].behind {
 					p.told.stale = true
 				}
 				p.told.drop(int32(i), o.Key.Kind, now) //nolint:gosec // factsMost
@@ -271,7 +271,7 @@ func (f *Feed) listen(ctx context.Context, w wire) error {
 		n, from, err := w.ReadFromUDPAddrPort(buf)
 		switch {
 		case ctx.Err() != nil:
-			return nil
+			return nil //nolint:nilerr // asked to stop
 		case errors.Is(err, net.ErrClosed):
 			return fmt.Errorf("live: %w", err)
 		case err == nil:

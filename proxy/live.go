@@ -168,6 +168,7 @@ func (f *feed) heard(x live.Fact) {
 		if _, slots, err = DecodeSlots(x); err == nil && len(slots) > 0 {
 			f.p.SetRemote(x.Node, Remote{Machine: id, Slots: slots})
 		}
+	case live.Have, live.Room, live.Load: // the server's
 	}
 	if err != nil {
 		f.p.log.Error("a fact of another node is malformed", "node", x.Node, "err", err)

@@ -139,7 +139,7 @@ func run(t *testing.T, w World) Result {
 	}
 	heap := heapMB()
 	for i := range w.Hosts {
-		feeds[i] = p.start(t, ctx, &parts, i)
+		feeds[i] = p.start(ctx, t, &parts, i)
 	}
 	time.Sleep(w.WarmUp)
 	for i, f := range feeds {
@@ -187,7 +187,7 @@ func (p *planet) totals(feeds []*live.Feed, sign int) {
 	}
 }
 
-func (p *planet) start(t *testing.T, ctx context.Context, parts *sync.WaitGroup, i int) *live.Feed {
+func (p *planet) start(ctx context.Context, t *testing.T, parts *sync.WaitGroup, i int) *live.Feed {
 	f := live.New(live.Config{Node: id(i), Epoch: 1})
 	var peers []live.Peer
 	for j := range p.w.Hosts {
