@@ -186,7 +186,21 @@ func (c *Copy) List(_ context.Context, prefix string) (out []store.Entry, rev st
 
 // Watch implements store.Reader.
 func (c *Copy) Watch(ctx context.Context, prefix string, after store.Revision, fn func(store.Batch) error) error {
-	return c.feed.watch(ctx, prefix, after, fn)
+	p, err := c.feed.at(after)
+	if errors.Is(err, store.ErrAhead) {
+		c.settle()
+		p, err = c.feed.at(after)
+	}
+	if err != nil {
+		return err
+	}
+	return follow(ctx, p, prefix, fn)
+}
+
+// settle returns when watchers were told all that the file has: a List may have read what is still to be told.
+func (c *Copy) settle() {
+	c.writing.Lock()
+	defer c.writing.Unlock()
 }
 
 // Apply takes a batch of changes which follows what the copy has.

@@ -495,3 +495,35 @@ func TestWatchOfTheCopy(t *testing.T) {
 		}
 	})
 }
+
+// A watch may begin wherever a List has read, at any moment.
+func TestWatchBeginsWhereAListHasRead(t *testing.T) {
+	c := openCopy(t, filepath.Join(t.TempDir(), "c"))
+	const changes = 500
+	done := make(chan error, 1)
+	go func() {
+		for rev := uint64(1); rev <= changes; rev++ {
+			if err := c.Apply(store.Batch{Rev: store.Revision{Epoch: 1, Rev: rev}}); err != nil {
+				done <- err
+				return
+			}
+		}
+		done <- nil
+	}()
+	over := context.Canceled
+	for last := uint64(0); last < changes; {
+		_, rev, err := c.List(t.Context(), "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		if err := c.Watch(ctx, "", rev, func(store.Batch) error { return nil }); !errors.Is(err, over) {
+			t.Fatalf("from %s: %v", rev, err)
+		}
+		last = rev.Rev
+	}
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+}

@@ -72,11 +72,8 @@ func (f *feed) at(rev store.Revision) (*place, error) {
 	return p, nil
 }
 
-func (f *feed) watch(ctx context.Context, prefix string, after store.Revision, fn func(store.Batch) error) error {
-	p, err := f.at(after)
-	if err != nil {
-		return err
-	}
+// follow leads all batches from a place on to fn.
+func follow(ctx context.Context, p *place, prefix string, fn func(store.Batch) error) error {
 	for {
 		if err := ctx.Err(); err != nil {
 			return err
