@@ -73,11 +73,7 @@ func (h *half) arrive() {
 		p := h.way[0]
 		wait := time.Until(p.due)
 		if wait <= 0 && h.wire().Cut {
-			wait = again
-			if p.rst { // nobody sends it again
-				h.way = h.way[1:]
-				continue
-			}
+			wait = again // a reset too: the kernel answers what is sent later, keep-alives too, with another
 		}
 		if wait > 0 {
 			time.AfterFunc(wait, h.arrive)
