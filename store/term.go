@@ -190,9 +190,13 @@ func (t *Terms) lease(ctx context.Context) (*lease, error) {
 	if err != nil {
 		return nil, err
 	}
-	l = &lease{id: id, lost: make(chan struct{})}
-	l.until = asked.Add(t.believe())
+	l = &lease{id: id, lost: make(chan struct{}), until: asked.Add(t.believe())}
+	if time.Until(l.until) <= 0 {
+		return nil, volant.Errorf(volant.ErrUnavailable, "the store took %s to grant a lease, which is over by now", time.Since(asked).Round(time.Millisecond))
+	}
+	l.mu.Lock() // the timer may ring at once
 	l.timer = time.AfterFunc(time.Until(l.until), l.expire)
+	l.mu.Unlock()
 	t.mu.Lock()
 	t.cur = l
 	t.mu.Unlock()

@@ -161,6 +161,23 @@ func TestTermAfterALostLease(t *testing.T) {
 	})
 }
 
+// A store that is so slow that a lease is over when it is granted gives no terms, until it is quick again.
+func TestTermOfASlowStore(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := storetest.New()
+		a, stop := holder(t, s, "a")
+		defer stop()
+		s.SetSlow(10 * time.Second)
+		if _, err := a.Try(t.Context(), "app"); !errors.Is(err, volant.ErrUnavailable) {
+			t.Errorf("held by a lease that is over: %v", err)
+		}
+		s.SetSlow(0)
+		if _, err := a.Try(t.Context(), "app"); err != nil {
+			t.Errorf("not held though the store is quick again: %v", err)
+		}
+	})
+}
+
 func TestTokenGrowsOverARestore(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		token := func(s store.Store) uint64 {
