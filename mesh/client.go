@@ -104,7 +104,8 @@ func (r *Remote) ensure(ctx context.Context) error {
 func (r *Remote) hello(ctx context.Context) (h Hello, err error) {
 	ctx, cancel := context.WithTimeout(ctx, helloWithin)
 	defer cancel()
-	return h, r.call(ctx, http.MethodGet, "hello", nil, &h)
+	err = r.call(ctx, http.MethodGet, "hello", nil, &h)
+	return h, err
 }
 
 func (r *Remote) logPath() string { return r.d.Path("mesh", "log") }
@@ -191,22 +192,26 @@ func (r *Remote) Configure(ctx context.Context, cfg Config) error {
 
 // Status is Device's.
 func (r *Remote) Status(ctx context.Context) (st Status, err error) {
-	return st, r.call(ctx, http.MethodGet, "status", nil, &st)
+	err = r.call(ctx, http.MethodGet, "status", nil, &st)
+	return st, err
 }
 
 // Run is Device's: it starts the process again when it has ended.
 func (r *Remote) Run(ctx context.Context) error {
 	for {
-		err := r.call(ctx, http.MethodGet, "end", nil, &struct{}{})
+		ended := r.call(ctx, http.MethodGet, "end", nil, &struct{}{})
 		if ctx.Err() != nil {
 			return nil
 		}
-		r.log.Error("the mesh process has ended", "err", err)
-		if err := r.again(ctx); err != nil && ctx.Err() == nil {
-			r.log.Error("the mesh process is not started again yet", "err", err)
+		r.log.Error("the mesh process has ended", "err", ended)
+		for {
+			failed := r.again(ctx)
+			if failed == nil || ctx.Err() != nil {
+				break
+			}
+			r.log.Error("the mesh process is not started again yet", "err", failed)
 			select {
 			case <-ctx.Done():
-				return nil
 			case <-time.After(startAgain):
 			}
 		}
@@ -240,7 +245,12 @@ func End(ctx context.Context, d *datadir.Dir) (pid int, err error) {
 	defer r.http.CloseIdleConnections()
 	h, err := r.hello(ctx)
 	if err != nil {
-		return 0, nil // none runs
+		lock, lerr := d.Lock(lockName)
+		if lerr == nil { // none runs
+			return 0, lock.Close()
+		}
+		return 0, volant.Errorf(volant.ErrUnavailable, "the mesh process does not answer: %v", err).
+			WithRemedy("end the process named in %s with `kill -9`, and try again", d.Path("lock", lockName))
 	}
 	ended := make(chan struct{})
 	go func() {

@@ -19,7 +19,10 @@ import (
 type Key [32]byte
 
 // ParseKey reads a key's text.
-func ParseKey(text string) (k Key, err error) { return k, k.UnmarshalText([]byte(text)) }
+func ParseKey(text string) (k Key, err error) {
+	err = k.UnmarshalText([]byte(text))
+	return k, err
+}
 
 // IsZero says whether there is no key.
 func (k Key) IsZero() bool { return k == Key{} }

@@ -383,7 +383,7 @@ func BenchmarkBulk(b *testing.B) {
 		c, err = net.Dial("tcp", netip.AddrPortFrom(y.addr(), 19).String())
 		return err
 	})
-	defer c.Close() //nolint:errcheck // the benchmark is over
+	defer c.Close()
 	buf := make([]byte, 1<<20)
 	b.SetBytes(int64(len(buf)))
 	for b.Loop() {
@@ -521,7 +521,7 @@ func raw(from, to netip.Addr, dev string) error {
 	if err != nil {
 		return err
 	}
-	defer unix.Close(fd) //nolint:errcheck // a socket
+	defer unix.Close(fd)
 	if dev != "" {
 		if err := unix.BindToDevice(fd, dev); err != nil {
 			return err
