@@ -9,7 +9,9 @@
 //
 //   - A fact is ordered by its version, (epoch, sequence) of its one writer. Nothing older is ever told.
 //   - The first change is sent at once, followers within 50 ms are sent together. What is not acknowledged is sent again
-//     after 1.5 round trips, at least 20 ms. Every 2 s a digest is sent, and all facts only where it differs.
+//     after 1.5 round trips, at least 20 ms, and sooner where datagrams are lost. Every 2 s a digest is sent, and all
+//     facts only where it differs.
+//   - A reader forgets what a writer told before its restart only when that has said that it told all (SetAll).
 //   - Silence is never an order: facts of a silent writer stay, and Events.Peer says that it is silent.
 //   - Nothing read off the wire is trusted with a length, and only the nodes that were named are heard, each by its own
 //     mesh address.
