@@ -191,11 +191,11 @@ func download(ctx context.Context, p *planet.Planet, addr netip.AddrPort, length
 	if err := c.SetDeadline(begun.Add(length)); err != nil {
 		return 0, err
 	}
-	n, took := 0, time.Duration(0)
+	n := 0
 	for buf := make([]byte, 128<<10); ; {
 		k, err := c.Read(buf)
 		n += k
-		if took = time.Since(begun); took >= length {
+		if took := time.Since(begun); took >= length {
 			return float64(n) * 8 / 1e9 / took.Seconds(), nil
 		}
 		if err != nil {

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -26,7 +27,7 @@ func hostCut(ctx context.Context, b *bench) (rows []Row, err error) {
 	const rate = 50
 	seconds := b.size(20, 12)
 	var worst []float64
-	var notes string
+	var notes strings.Builder
 	for round := range b.size(3, 1) {
 		err := b.planet(ctx, lab.Config{
 			Regions: []string{"edge", "near", "next"}, Engine: "fake",
@@ -66,7 +67,7 @@ func hostCut(ctx context.Context, b *bench) (rows []Row, err error) {
 			}
 			until, note := recovery(vs, time.Duration(died.Load()))
 			worst = append(worst, until.Seconds())
-			notes += fmt.Sprintf(" Round %d: %s of %s.", round+1, note, victim.Name)
+			notes.WriteString(fmt.Sprintf(" Round %d: %s of %s.", round+1, note, victim.Name))
 			return nil
 		})
 		if err != nil {
@@ -75,7 +76,7 @@ func hostCut(ctx context.Context, b *bench) (rows []Row, err error) {
 	}
 	return []Row{Row{
 		Name: "host_cut", Value: slices.Max(worst), Unit: "s",
-		Note: "from the silence of a host until every new connection is served within a second." + notes,
+		Note: "from the silence of a host until every new connection is served within a second." + notes.String(),
 	}.atMost(3)}, nil
 }
 

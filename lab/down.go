@@ -114,7 +114,7 @@ func (d *downer) run(ctx context.Context, recorded bool) error {
 func (d *downer) cleanNode(ctx context.Context, ns, node string) error {
 	data := filepath.Join(d.dir, node)
 	if _, err := os.Stat(filepath.Join(data, "FORMAT")); err != nil {
-		return nil //nolint:nilerr // it has never started
+		return nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"os"
 	"os/exec"
@@ -50,8 +51,9 @@ func find(tool string) (string, error) {
 	return exec.LookPath(filepath.Join("/usr/sbin", tool))
 }
 
-// run gives a tool its input and returns what went wrong in its own words.
-func run(ctx context.Context, input string, tool string, args ...string) error {
+// run gives ip its input and returns what went wrong in its own words.
+func run(ctx context.Context, input string, args ...string) error {
+	const tool = "ip"
 	path, err := find(tool)
 	if err != nil {
 		return err
@@ -68,17 +70,17 @@ func run(ctx context.Context, input string, tool string, args ...string) error {
 
 // ip runs lines for ip in a namespace.
 func ip(ctx context.Context, ns string, lines []string) error {
-	return run(ctx, strings.Join(lines, "\n")+"\n", "ip", "-n", ns, "-batch", "-")
+	return run(ctx, strings.Join(lines, "\n")+"\n", "-n", ns, "-batch", "-")
 }
 
 // nft makes the text the namespace's rules.
 func nft(ctx context.Context, ns, text string) error {
-	return run(ctx, text, "ip", "netns", "exec", ns, "nft", "-f", "-")
+	return run(ctx, text, "netns", "exec", ns, "nft", "-f", "-")
 }
 
 // addNS makes a namespace with its settings.
 func addNS(ctx context.Context, ns string, settings map[string]string) error {
-	if err := run(ctx, "", "ip", "netns", "add", ns); err != nil {
+	if err := run(ctx, "", "netns", "add", ns); err != nil {
 		return err
 	}
 	return inside(ns, func() error {
@@ -102,12 +104,11 @@ func plain() map[string]string {
 
 func routing() map[string]string {
 	s := plain()
-	for name, value := range map[string]string{
+	// by addresses and ports
+	maps.Copy(s, map[string]string{
 		"ipv4.conf.all.forwarding": "1", "ipv6.conf.all.forwarding": "1",
-		"ipv4.fib_multipath_hash_policy": "1", "ipv6.fib_multipath_hash_policy": "1", // by addresses and ports
-	} {
-		s[name] = value
-	}
+		"ipv4.fib_multipath_hash_policy": "1", "ipv6.fib_multipath_hash_policy": "1",
+	})
 	return s
 }
 
@@ -136,7 +137,7 @@ func namespaces(prefix string) ([]string, error) {
 }
 
 // delNS removes a namespace. Its links and rules go with it, once no process is in it.
-func delNS(ctx context.Context, ns string) error { return run(ctx, "", "ip", "netns", "del", ns) }
+func delNS(ctx context.Context, ns string) error { return run(ctx, "", "netns", "del", ns) }
 
 // inside runs fn on a thread that is in the namespace. Sockets made by it stay there; goroutines it starts do not run there,
 // processes do.

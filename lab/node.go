@@ -217,7 +217,7 @@ func (l *Lab) together(ctx context.Context) error {
 
 // start starts the node's processes and returns when its API answers.
 func (n *Node) start(ctx context.Context) error {
-	ended, err := n.launch(ctx)
+	ended, err := n.launch()
 	if err != nil {
 		return err
 	}
@@ -225,7 +225,7 @@ func (n *Node) start(ctx context.Context) error {
 }
 
 // launch starts the node's processes.
-func (n *Node) launch(ctx context.Context) (ended <-chan struct{}, err error) {
+func (n *Node) launch() (ended <-chan struct{}, err error) {
 	l, ns := n.lab, n.lab.plan.nodeNS(n.Name)
 	text, err := l.serverConfig(n)
 	if err != nil {
@@ -342,7 +342,7 @@ func (l *Lab) Start(ctx context.Context, name string) error {
 		if err := s.save(); err != nil {
 			return err
 		}
-		ended, err = n.launch(ctx)
+		ended, err = n.launch()
 		return err
 	})
 	if err != nil {

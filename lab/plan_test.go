@@ -237,8 +237,12 @@ func TestClients(t *testing.T) {
 		six  bool
 		want string
 	}{
-		{0, false, "10.103.0.1"}, {253, false, "10.103.0.254"}, {254, false, "10.103.0.1"}, {-1, false, "10.103.0.254"},
-		{0, true, "fd00:c:3::1"}, {17, true, "fd00:c:3:11::1"},
+		{0, false, "10.103.0.1"},
+		{253, false, "10.103.0.254"},
+		{254, false, "10.103.0.1"},
+		{-1, false, "10.103.0.254"},
+		{0, true, "fd00:c:3::1"},
+		{17, true, "fd00:c:3:11::1"},
 	} {
 		if got := p.client("ams", c.i, c.six).String(); got != c.want {
 			t.Errorf("client %d: %s, want %s", c.i, got, c.want)

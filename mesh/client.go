@@ -201,7 +201,7 @@ func (r *Remote) Run(ctx context.Context) error {
 	for {
 		ended := r.call(ctx, http.MethodGet, "end", nil, &struct{}{})
 		if ctx.Err() != nil {
-			return nil
+			return nil //nolint:nilerr // asked to end
 		}
 		r.log.Error("the mesh process has ended", "err", ended)
 		for {

@@ -102,7 +102,7 @@ func (n *blobNode) upload(t *testing.T) volant.Digest {
 	if _, err := n.images.Import(t.Context(), "oci-archive:"+file, nil); err != nil {
 		t.Fatal(err)
 	}
-	if err := n.images.Store.Grant("acme", d); err != nil {
+	if err := n.images.Grant("acme", d); err != nil {
 		t.Fatal(err)
 	}
 	return d
@@ -215,7 +215,7 @@ func TestBlobsAreReadInRanges(t *testing.T) {
 			if err != nil {
 				return "", err
 			}
-			defer r.Close() //nolint:errcheck // only read from
+			defer r.Close()
 			raw, err := io.ReadAll(r)
 			return string(raw), err
 		}

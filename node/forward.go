@@ -25,7 +25,7 @@ func (p *Platform) serveForwarded() {
 		if !p.isControl() {
 			return volant.Errorf(volant.ErrUnserved, "node %s serves no API", p.Node)
 		}
-		inner := r.Request.Clone(r.Context())
+		inner := r.Clone(r.Context())
 		inner.URL.Path = strings.TrimPrefix(inner.URL.Path, apiCall)
 		inner.URL.RawPath = strings.TrimPrefix(inner.URL.RawPath, apiCall)
 		p.api.ServeHTTP(w, inner)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"sync"
 	"time"
 
@@ -52,7 +53,7 @@ const lookEvery = time.Second
 const janitorAgain = 2 * time.Second
 
 // live holds this node's lease until ctx ends.
-func (p *Platform) live(ctx context.Context) error {
+func (p *Platform) live(ctx context.Context) {
 	for ctx.Err() == nil {
 		term, err := p.terms.Hold(ctx, nodeTermPrefix+string(p.Node))
 		if err == nil {
@@ -68,7 +69,6 @@ func (p *Platform) live(ctx context.Context) error {
 		case <-time.After(janitorAgain):
 		}
 	}
-	return nil
 }
 
 // tellSeen puts on record that this node's lease was there in this epoch.
@@ -87,7 +87,7 @@ func (p *Platform) serveHears() {
 }
 
 // run decides while this node has the control role, until ctx ends.
-func (j *janitor) run(ctx context.Context) error {
+func (j *janitor) run(ctx context.Context) {
 	for ctx.Err() == nil {
 		if j.p.isControl() {
 			term, err := j.p.terms.Hold(ctx, janitorTerm)
@@ -101,7 +101,6 @@ func (j *janitor) run(ctx context.Context) error {
 		case <-time.After(janitorAgain):
 		}
 	}
-	return nil
 }
 
 // watch notes since when leases are gone, until ctx ends.
@@ -190,9 +189,7 @@ func (j *janitor) observe(ctx context.Context) lost.Observation {
 	}
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	for id, a := range j.answers {
-		o.Answers[id] = a
-	}
+	maps.Copy(o.Answers, j.answers)
 	return o
 }
 

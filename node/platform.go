@@ -219,10 +219,10 @@ func (p *Platform) Run(ctx context.Context) error {
 		g.Go(func() error { return named("publish", p.publish(ctx)) })
 		g.Go(func() error { return named("terms", p.terms.Run(ctx)) })
 		if p.Mesh.IsValid() {
-			g.Go(func() error { return named("lease", p.live(ctx)) })
+			g.Go(func() error { p.live(ctx); return nil })
 			j := newJanitor(p)
 			g.Go(func() error { return named("leases", j.watch(ctx)) })
-			g.Go(func() error { return named("janitor", j.run(ctx)) })
+			g.Go(func() error { j.run(ctx); return nil })
 		}
 		g.Go(func() error { return named("scale", p.holder.Run(ctx)) })
 		return named("reap", p.reap(ctx))

@@ -79,7 +79,7 @@ func tableGroup(
 			}
 			continue
 		}
-		if have, ok := snap.Have(volant.MachineID(m.ID)); ok && !(have.State == volant.StateDestroyed && past(m, now)) {
+		if have, ok := snap.Have(volant.MachineID(m.ID)); ok && (have.State != volant.StateDestroyed || !past(m, now)) {
 			tm := tableMachine(m, &have)
 			tm.AskLeave = asksToLeave(&have, s.DrainAfter.D(), now)
 			tm.Absent, tm.Limits = own(app.Services, m)

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"net/netip"
@@ -82,9 +83,7 @@ func (c *Client) Open(ctx context.Context, node volant.NodeID, call string, body
 	if err != nil {
 		return nil, fmt.Errorf("call %s: %w", call, err)
 	}
-	for k, v := range header {
-		req.Header[k] = v
-	}
+	maps.Copy(req.Header, header)
 	res, err := c.http.Do(req)
 	if err != nil {
 		return nil, unreachable(node, err)

@@ -831,7 +831,7 @@ func (p *probed) Close() error {
 		}
 		p.Conn.Close()
 	}()
-	return p.Conn.SetDeadline(time.Unix(1, 0))
+	return p.SetDeadline(time.Unix(1, 0))
 }
 
 // playClient is one client of a kind that says how it behaves.
@@ -864,7 +864,7 @@ func playClient(edge *meshNode, kind int, hold time.Duration) (o outcome) {
 	time.Sleep(hold)
 	if kind == 1 {
 		c.(*memnet.Conn).CloseWrite()
-		io.Copy(io.Discard, c) //nolint:errcheck // any end will do
+		io.Copy(io.Discard, c)
 	}
 	return o
 }

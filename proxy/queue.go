@@ -214,14 +214,14 @@ func (a *app) deny(w *waiter, r rule) {
 
 // recheckWaiters refuses those for whom a new table leaves no hope.
 func (a *app) recheckWaiters() {
-	any, here := a.hopeless(false), a.hopeless(true)
+	all, here := a.hopeless(false), a.hopeless(true)
 	for _, s := range a.services {
-		if any == ruleNone && (here == ruleNone || a.foreign.waiting == 0) {
+		if all == ruleNone && (here == ruleNone || a.foreign.waiting == 0) {
 			a.denyUnmeetable(s)
 			continue
 		}
 		for w := s.queue.first; w != nil; {
-			next, r := w.next, any
+			next, r := w.next, all
 			if w.from != nil {
 				r = here
 			}

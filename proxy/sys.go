@@ -280,10 +280,10 @@ func sysReach(from netip.Addr, to netip.AddrPort, b []byte) (fd int32, n int, e 
 	sa, size := toSockaddr(to)
 	m, _, e := syscall.RawSyscall6(syscall.SYS_SENDTO, s, uintptr(unsafe.Pointer(unsafe.SliceData(b))), uintptr(len(b)),
 		syscall.MSG_NOSIGNAL|unix.MSG_FASTOPEN, uintptr(unsafe.Pointer(&sa)), size)
-	switch e {
-	case 0:
+	if e == 0 {
 		return fd, int(m), 0
-	case syscall.EOPNOTSUPP: // switched off for this kernel
+	}
+	if e == syscall.EOPNOTSUPP { // switched off for this kernel
 		_, _, e = syscall.RawSyscall(syscall.SYS_CONNECT, s, uintptr(unsafe.Pointer(&sa)), size)
 	}
 	if e != 0 && e != syscall.EINPROGRESS {

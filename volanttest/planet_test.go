@@ -13,9 +13,7 @@ import (
 	"github.com/volant-edge/volant/volanttest"
 )
 
-var (
-	noHost = []string{volant.RoleEdge, volant.RoleControl}
-)
+var noHost = []string{volant.RoleEdge, volant.RoleControl}
 
 // open opens n connections at a node.
 func open(t *testing.T, p *volanttest.Platform, addr netip.AddrPort, n int) []net.Conn {

@@ -65,7 +65,7 @@ func (b *backend) accept(l net.Listener) error {
 	for {
 		c, err := l.Accept()
 		if b.ctx.Err() != nil {
-			return nil
+			return nil //nolint:nilerr // asked to end
 		}
 		if err != nil { // such as too many open files
 			var ne net.Error

@@ -50,7 +50,7 @@ func addrOf(raw string) netip.AddrPort {
 	if err != nil {
 		return netip.AddrPort{}
 	}
-	a, _ := netip.ParseAddrPort(u.Host) //nolint:errcheck // not ours then
+	a, _ := netip.ParseAddrPort(u.Host)
 	return a
 }
 

@@ -101,7 +101,7 @@ func TestRemovedMember(t *testing.T) {
 	within(t, "it says so", func() bool {
 		_, err := second.Get(t.Context(), "a")
 		var e *volant.Error
-		return errors.As(err, &e) && e.Kind == volant.ErrUnavailable && e.Remedy != "" && errors.Is(second.Down(), volant.ErrUnavailable)
+		return errors.As(err, &e) && errors.Is(e.Kind, volant.ErrUnavailable) && e.Remedy != "" && errors.Is(second.Down(), volant.ErrUnavailable)
 	})
 	put(t, first, "a", "1")
 	p.stop(2, true)

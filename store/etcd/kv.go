@@ -46,11 +46,6 @@ type identity struct {
 	cluster uint64 // etcd's own ID: a store that was made anew has another
 }
 
-// answer is a response of etcd that says in whose name it is.
-type answer interface {
-	GetHeader() *etcdserverpb.ResponseHeader
-}
-
 // session is somebody who answers as one identity.
 type session interface {
 	identity() identity
@@ -371,11 +366,11 @@ func (k kv) identify(ctx context.Context, s session, mayMake bool) (identity, st
 	}
 	read := []clientv3.Op{clientv3.OpGet(k.keys.epoch), clientv3.OpGet(k.keys.seeding)}
 	id := identity{epoch: 1, mark: newMark(1)}
-	make := []clientv3.Op{clientv3.OpPut(k.keys.epoch, id.mark)}
+	found := []clientv3.Op{clientv3.OpPut(k.keys.epoch, id.mark)}
 	if !mayMake {
-		make = read
+		found = read
 	}
-	res, err := txn(ctx, s, true, fresh, make, read)
+	res, err := txn(ctx, s, true, fresh, found, read)
 	if err != nil {
 		return identity{}, store.Revision{}, fmt.Errorf("read the cluster epoch: %w", err)
 	}
@@ -399,7 +394,7 @@ func (k kv) identify(ctx context.Context, s session, mayMake bool) (identity, st
 // newMark is the value of the epoch key: the epoch, and what tells two histories of one epoch apart.
 func newMark(epoch uint64) string {
 	b := make([]byte, 8)
-	rand.Read(b) //nolint:errcheck // it never fails
+	rand.Read(b)
 	return strconv.FormatUint(epoch, 10) + " " + hex.EncodeToString(b)
 }
 

@@ -236,7 +236,7 @@ func (d *door) Accept() (net.Conn, error) {
 		if !bad {
 			return &muteConn{Conn: c, planet: d.planet, host: c.LocalAddr().(*net.TCPAddr).AddrPort().Addr().Unmap()}, nil
 		}
-		c.Close() //nolint:errcheck // cut
+		c.Close()
 	}
 }
 
@@ -304,7 +304,7 @@ func (p *planet) setCut(cut bool, as, bs []int) {
 	}
 	for c, ends := range p.conns {
 		if p.cut[ends] {
-			c.Close() //nolint:errcheck // cut
+			c.Close()
 			delete(p.conns, c)
 		}
 	}

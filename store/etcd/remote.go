@@ -82,7 +82,7 @@ func NewRemote(cfg RemoteConfig) *Remote {
 	r.kv = kv{keys: keysUnder(cfg.Prefix), at: r.session}
 	r.admin = admin{at: r.session, status: r.statusOf}
 	if cfg.External {
-		r.admin.refuse = volant.Errorf(volant.ErrPrecondition, "the store is an external etcd, whose members Volant does not manage").
+		r.refuse = volant.Errorf(volant.ErrPrecondition, "the store is an external etcd, whose members Volant does not manage").
 			WithRemedy("use etcdctl member")
 	}
 	r.SetEndpoints(cfg.Endpoints)
@@ -314,7 +314,7 @@ func (s *remoteSession) do(ctx context.Context, safe bool, fn func(context.Conte
 			return inWords(ctx.Err())
 		case err == nil:
 			return nil
-		case !nothingDone(err) && !(safe && passing(err)):
+		case !nothingDone(err) && (!safe || !passing(err)):
 			return s.inWords(err)
 		}
 		select {
