@@ -2,16 +2,10 @@ package etcd
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
-	"log/slog"
-	"net/http"
 	"os"
 	"path/filepath"
-	"runtime"
-	"slices"
 	"sync"
 	"time"
 
@@ -20,11 +14,8 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.etcd.io/etcd/server/v3/config"
 	"go.etcd.io/etcd/server/v3/etcdserver"
-	"go.etcd.io/etcd/server/v3/etcdserver/api/membership"
 	"go.etcd.io/etcd/server/v3/etcdserver/api/v3client"
 	"go.etcd.io/etcd/server/v3/features"
-	"go.uber.org/zap"
-	"go.uber.org/zap/zapcore"
 
 	"github.com/volant-edge/volant"
 	"github.com/volant-edge/volant/store"
@@ -106,59 +97,6 @@ func start(ctx context.Context, cfg Config, low func() error) (m *member, err er
 		return nil, m.undo(ctx, cfg.Dir, err)
 	}
 	return m, nil
-}
-
-// joinedMark stands in the directory of a member that began as one of several: until it has read its log, it does not
-// know of the others.
-const joinedMark = "joined-member"
-
-// joined says whether the member began, or begins now, as one of several.
-func joined(cfg Config) (bool, error) {
-	mark := filepath.Join(cfg.Dir, joinedMark)
-	if _, err := os.Stat(mark); err == nil || cfg.Join == nil {
-		return err == nil, nil
-	}
-	return true, os.WriteFile(mark, nil, 0o600)
-}
-
-// startedBefore says whether the member that is to begin in an empty directory has been heard of by the others: then
-// its directory was lost, and with it what it has promised them.
-func startedBefore(ctx context.Context, cfg Config) error {
-	ctx, cancel := context.WithTimeout(ctx, statusTime)
-	defer cancel()
-	for _, peer := range cfg.Join.Peers {
-		if peer == cfg.Listen.peerURL() {
-			continue
-		}
-		members, err := membersAt(ctx, peer)
-		if err != nil {
-			continue // the start fails if all are like this
-		}
-		for _, m := range members {
-			if m.Name != "" && slices.Contains(m.PeerURLs, cfg.Listen.peerURL()) {
-				return volant.Errorf(volant.ErrPrecondition, "the directory %s of this node's member of the store is lost", cfg.Dir).
-					WithRemedy("bring it back, or replace the member")
-			}
-		}
-	}
-	return nil
-}
-
-// membersAt asks a member whom it knows.
-func membersAt(ctx context.Context, peer string) ([]*membership.Member, error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, peer+"/members", nil)
-	if err != nil {
-		return nil, err
-	}
-	t := &http.Transport{DisableKeepAlives: true}
-	res, err := t.RoundTrip(req)
-	if err != nil {
-		return nil, err
-	}
-	defer res.Body.Close() //nolint:errcheck // it was read
-	var out []*membership.Member
-	err = json.NewDecoder(io.LimitReader(res.Body, 1<<20)).Decode(&out)
-	return out, err
 }
 
 // joinTime is what a start may take longer for asking the other members first.
@@ -319,21 +257,6 @@ func (m *member) attend(cfg Config) {
 		cfg.Log.Error("removed member not marked", "err", err)
 	}
 	m.fail(errRemoved(cfg.Dir))
-}
-
-// removedMark stands in the directory of a member that was removed from its cluster: it is never started again.
-const removedMark = "removed-member"
-
-func wasRemoved(dir string) error {
-	if _, err := os.Stat(filepath.Join(dir, removedMark)); err != nil {
-		return nil //nolint:nilerr // it is not there
-	}
-	return errRemoved(dir)
-}
-
-func errRemoved(dir string) error {
-	return volant.Errorf(volant.ErrPrecondition, "the member in %s was removed from the store", dir).
-		WithRemedy("if this node is to be a control node again, have it join anew; the old directory is set aside, not deleted")
 }
 
 // several says whether there are other members too, as far as this one knows: it reads its log first.
@@ -525,80 +448,5 @@ func (m *member) call(ctx context.Context, fn func(*clientv3.Client) error) erro
 		return m.why
 	case <-ctx.Done():
 		return ctx.Err()
-	}
-}
-
-// logger leads etcd's log into ours, and takes from it the right to end the process.
-func (m *member) logger(log *slog.Logger) *zap.Logger {
-	end := hook{m}
-	return zap.New(&core{log: log}, zap.WithFatalHook(end), zap.WithPanicHook(end))
-}
-
-// hook runs where etcd's logger would exit or panic.
-type hook struct{ m *member }
-
-func (h hook) OnWrite(e *zapcore.CheckedEntry, fields []zapcore.Field) {
-	enc := zapcore.NewMapObjectEncoder()
-	for _, f := range fields {
-		f.AddTo(enc)
-	}
-	text := e.Message
-	if cause, ok := enc.Fields["error"]; ok {
-		text = fmt.Sprintf("%s: %v", text, cause)
-	}
-	h.m.fail(errors.New(text))
-	runtime.Goexit()
-}
-
-// core hands etcd's log lines to slog: its warnings as ours, the rest for debugging.
-type core struct {
-	log    *slog.Logger
-	fields []zapcore.Field
-}
-
-func (c *core) Enabled(l zapcore.Level) bool {
-	return l >= zapcore.DPanicLevel || c.log.Enabled(context.Background(), level(l))
-}
-
-func (c *core) With(fields []zapcore.Field) zapcore.Core {
-	return &core{log: c.log, fields: append(c.fields[:len(c.fields):len(c.fields)], fields...)}
-}
-
-func (c *core) Check(e zapcore.Entry, ce *zapcore.CheckedEntry) *zapcore.CheckedEntry {
-	if c.Enabled(e.Level) {
-		return ce.AddCore(e, c)
-	}
-	return ce
-}
-
-func (c *core) Write(e zapcore.Entry, fields []zapcore.Field) error {
-	enc := zapcore.NewMapObjectEncoder()
-	for _, f := range append(c.fields[:len(c.fields):len(c.fields)], fields...) {
-		f.AddTo(enc)
-	}
-	l := level(e.Level)
-	if newStore(e.Message) {
-		l = slog.LevelDebug
-	}
-	c.log.Log(context.Background(), l, "etcd", "text", e.Message, "fields", enc.Fields)
-	return nil
-}
-
-// newStore says whether etcd complains of what is missing in every store until its first write: the term,
-// by which it tells the version of its own storage. It finds out later.
-func newStore(text string) bool {
-	return text == "Failed to detect schema version" || text == "failed to update storage version"
-}
-
-func (c *core) Sync() error { return nil }
-
-func level(l zapcore.Level) slog.Level {
-	switch {
-	case l >= zapcore.ErrorLevel:
-		return slog.LevelError
-	case l == zapcore.WarnLevel:
-		return slog.LevelWarn
-	default:
-		return slog.LevelDebug
 	}
 }
