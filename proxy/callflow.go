@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -350,34 +351,56 @@ func (f *flow) keep(b []byte) {
 	st.kept = append(st.kept, b...)
 }
 
-// replace gives the connection of this flow, whose request came before, to the one that the request belongs to: the
-// edge has not heard of its own, or would not have opened this one.
+// replace offers the connection of this flow to the stream that its request belongs to, which came before by another.
+// It is taken if the edge has answered this one's handshake and not the other's, which came first.
 func (f *flow) replace(st *stream) bool {
 	if st == nil {
 		return false
 	}
-	other, ok := st.drive.(*flow)
-	if !ok || other == f {
+	first, ok := st.drive.(*flow)
+	if !ok || first == f {
 		return false
 	}
-	fd, l := f.c.fd, f.loop
-	l.socks[fd] = nil
-	if err := sysEpollCtl(l.epfd, unix.EPOLL_CTL_DEL, fd, 0, 0); err != nil {
-		l.p.log.Warn("epoll did not give a socket back", "err", err)
-	}
-	f.c, f.state = nil, stateOver
-	f.finish()
-	if !other.loop.do(func(*loop) { other.goOver(fd) }) {
-		sysReset(fd)
-	}
+	f.state, f.stream.first = stateSecond, first
+	f.stream.until = f.loop.now.Add(requestTime)
+	f.second()
 	return true
+}
+
+// secondEvery is how often the handshakes are looked at: it is also the time for what was sent first and comes second.
+const secondEvery = 5 * time.Millisecond
+
+// second looks whether the stream is to go over to this connection.
+func (f *flow) second() {
+	l, first := f.loop, f.stream.first
+	switch heard := sysConnected(f.c.fd); {
+	case f.c.hup || f.c.failed || !l.now.Before(f.stream.until):
+		f.finish() // the edge has the other
+	case !heard || !f.stream.heard:
+		if heard && f.stream.next.IsZero() {
+			f.stream.next = l.now.Add(secondEvery)
+		}
+		f.stream.heard = heard && !l.now.Before(f.stream.next)
+		f.setAlarm(l.now.Add(secondEvery), forSecond)
+	default:
+		fd := f.c.fd
+		l.socks[fd] = nil
+		if err := sysEpollCtl(l.epfd, unix.EPOLL_CTL_DEL, fd, 0, 0); err != nil {
+			l.p.log.Warn("epoll did not give a socket back", "err", err)
+		}
+		f.c = nil
+		f.finish()
+		if !first.loop.do(func(*loop) { first.goOver(fd) }) {
+			sysReset(fd)
+		}
+	}
 }
 
 // goOver makes fd the client's side, if its edge cannot have heard anything on the one there is.
 func (f *flow) goOver(fd int32) {
 	l, st := f.loop, f.stream
 	sending := f.state == stateRelaying
-	if f.over || f.c == nil || f.gone || f.broken || f.state == stateOver || f.state == stateHello || f.down.piped > 0 || f.up.closed ||
+	if f.over || f.c == nil || f.gone || f.broken || f.state == stateOver || f.state == stateHello || f.state == stateSecond || f.down.piped > 0 || f.up.closed ||
 		sysConnected(f.c.fd) || sending && !st.unheard {
 		var b [backhaul.AnswerLen]byte
 		sysSend(fd, backhaul.AppendAnswer(b[:0], &backhaul.Answer{Code: backhaul.Seen, Epoch: l.p.cfg.Epoch})) //nolint:errcheck // the same as in answer
@@ -443,7 +466,7 @@ func (f *flow) lose() {
 				f.c = nil
 			}
 			f.finish()
-		case stateHello:
+		case stateHello, stateSecond:
 			f.finish()
 		case stateOver:
 		default:

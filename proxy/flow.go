@@ -39,6 +39,7 @@ const (
 	forLinger
 	forFarewell
 	forReset
+	forSecond
 )
 
 // lane is one direction. Bytes on the way are in rest, or in the pipe.
@@ -95,6 +96,10 @@ func (f *flow) event(s *sock, ev uint32) {
 		f.pumpBoth()
 	case stateHello:
 		f.hello()
+	case stateSecond:
+		if s.hup || s.failed {
+			f.second()
+		}
 	case stateDialing:
 		if s.machine {
 			f.connected(ev)
@@ -164,6 +169,8 @@ func (f *flow) ring() {
 		f.finish()
 	case forReset:
 		f.resetClient(now)
+	case forSecond:
+		f.second()
 	}
 }
 
@@ -346,7 +353,7 @@ func (f *flow) stop() {
 			f.c = nil
 		}
 		f.finish()
-	case stateOver, stateHello:
+	case stateOver, stateHello, stateSecond:
 		f.finish()
 	default:
 		f.left(ruleStopping, f.loop.now)

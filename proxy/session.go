@@ -49,8 +49,9 @@ type driver interface {
 type state uint8
 
 const (
-	stateNew   state = iota
-	stateHello       // of a stream: its request has not come yet
+	stateNew    state = iota
+	stateHello        // of a stream: its request has not come yet
+	stateSecond       // of another connection of a stream: it is not known whether that needs it
 	stateWaiting
 	statePausing // has a seat whose app did not accept a moment ago
 	stateDialing

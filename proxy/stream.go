@@ -24,6 +24,11 @@ type stream struct {
 	unheard bool
 	kept    []byte
 	skip    int
+
+	// Of another connection of the same stream: whose it may become, and when.
+	first       *flow
+	heard       bool
+	next, until time.Time
 }
 
 func (s *stream) lose() { s.drive.lose() }
