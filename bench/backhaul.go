@@ -1,10 +1,11 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
-	"io"
 	"net"
 	"net/netip"
 	"os/exec"
@@ -103,7 +104,7 @@ func connectRows(name string, vs []planet.Visit, bare []float64, loss float64) (
 	return []Row{p50.atMost(1.5), p99.atMost(5)}, nil
 }
 
-// bulkPort is where the measure's own source of bytes listens on the far server, also on its machines' addresses.
+// bulkPort is where the measure's own source of bytes listens on the machines' addresses.
 const bulkPort = 9009
 
 // bulk compares how fast bytes come through edge, tunnel and host with how fast iperf3 gets them through the same tunnel.
@@ -114,7 +115,7 @@ func bulk(ctx context.Context, b *bench) (rows []Row, err error) {
 	rounds, length := b.size(10, 2), 2*time.Second
 	var ours, theirs []float64
 	err = b.planet(ctx, far(0), func(p *planet.Planet) error {
-		source, err := source(p, "far-1")
+		source, err := source(p, "far-1-m")
 		if err != nil {
 			return err
 		}
@@ -151,7 +152,7 @@ func bulk(ctx context.Context, b *bench) (rows []Row, err error) {
 	}.atLeast(0.9)}, nil
 }
 
-// source sends zeros to whoever connects to a server, as iperf3 does.
+// source sends zeros to whoever connects, as iperf3 does.
 func source(p *planet.Planet, node string) (net.Listener, error) {
 	var l net.Listener
 	err := p.Inside(node, func() (err error) {
@@ -208,19 +209,11 @@ func download(ctx context.Context, p *planet.Planet, addr netip.AddrPort, length
 func iperf(ctx context.Context, p *planet.Planet, length time.Duration) (float64, error) {
 	at := volant.MeshAddr(p.Node(1).ID()).String()
 	server := exec.Command("iperf3", "-s", "-1", "-B", at)
-	ready, err := server.StdoutPipe()
-	if err != nil {
-		return 0, err
-	}
 	if err := p.Inside("far-1", server.Start); err != nil {
 		return 0, err
 	}
 	defer server.Wait()         //nolint:errcheck // what it measured is the client's
 	defer server.Process.Kill() //nolint:errcheck // it may have ended
-	if _, err := ready.Read(make([]byte, 1)); err != nil {
-		return 0, fmt.Errorf("iperf3 as server: %w", err)
-	}
-	go io.Copy(io.Discard, ready) //nolint:errcheck // it must not wait for a reader
 	var out struct {
 		End struct {
 			Received struct {
@@ -229,23 +222,24 @@ func iperf(ctx context.Context, p *planet.Planet, length time.Duration) (float64
 		} `json:"end"`
 		Error string `json:"error"`
 	}
-	cmd := exec.CommandContext(ctx, "iperf3", "-c", at, "-R", "-J", "-t", strconv.Itoa(int(length.Seconds())))
-	pipe, err := cmd.StdoutPipe()
-	if err != nil {
-		return 0, err
-	}
-	if err := p.Inside("near-1", cmd.Start); err != nil {
-		return 0, err
-	}
-	err = json.NewDecoder(io.LimitReader(pipe, 4<<20)).Decode(&out)
-	werr := cmd.Wait()
-	switch {
-	case out.Error != "":
-		return 0, fmt.Errorf("iperf3: %s", out.Error)
-	case err != nil:
-		return 0, err
-	case werr != nil:
-		return 0, werr
+	for try := 0; ; try++ { // until the other one listens
+		cmd := exec.Command("iperf3", "-c", at, "-R", "-J", "-t", strconv.Itoa(int(length.Seconds())))
+		var text bytes.Buffer
+		cmd.Stdout, cmd.Stderr = &text, &text
+		err := p.Exec(ctx, "near-1", cmd)
+		if jerr := json.Unmarshal(text.Bytes(), &out); jerr != nil {
+			return 0, fmt.Errorf("iperf3: %w: %.300s", errors.Join(err, jerr), text.String())
+		}
+		if out.Error == "" && err == nil {
+			break
+		}
+		if try == 20 {
+			return 0, fmt.Errorf("iperf3: %s (%w)", out.Error, err)
+		}
+		out.Error = ""
+		if err := pause(ctx, 100*time.Millisecond); err != nil {
+			return 0, err
+		}
 	}
 	return out.End.Received.Rate / 1e9, nil
 }

@@ -47,7 +47,8 @@ func (l *Lab) CheckRegion(region string) error {
 // Client is the address of the region's client i.
 func (l *Lab) Client(region string, i int, six bool) netip.Addr { return l.plan.client(region, i, six) }
 
-// Inside runs fn in the namespace of a server or of a region's clients: sockets that fn makes and processes that it starts
+// Inside runs fn in the namespace of a server, of its machines of the fake engine (its name and -m), or of a region's
+// clients: sockets that fn makes and processes that it starts
 // are there. Goroutines it starts are not.
 func (l *Lab) Inside(place string, fn func() error) error {
 	ns, err := l.plan.place(place)

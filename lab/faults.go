@@ -140,14 +140,10 @@ func (p *plan) nearest(region string, f faults) string {
 
 // checkCut says why something cannot be cut.
 func (p *plan) checkCut(c Cut) error {
-	if _, err := p.place(c.A); err != nil {
-		return err
-	}
-	if c.B == "" {
-		return nil
-	}
-	if _, err := p.place(c.B); err != nil {
-		return err
+	for _, name := range []string{c.A, c.B} {
+		if _, ok := p.node(name); !ok && !slices.Contains(p.Regions, name) && (name != "" || c.A == "") {
+			return p.unknown(name)
+		}
 	}
 	if c.A == c.B {
 		return volant.Invalidf("%s cannot be cut off from itself", c.A).WithRemedy("name two regions or servers, or one to cut it off from all")

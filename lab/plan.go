@@ -112,8 +112,13 @@ func (p *plan) machineNS(node string) string  { return p.prefix() + node + "-m" 
 func (p *plan) routerNS(region string) string { return p.prefix() + region + "-r" }
 func (p *plan) clientNS(region string) string { return p.prefix() + region + "-c" }
 
-// place is the namespace of a server, or of a region's clients.
+// place is the namespace of a server, of its machines of the fake engine (dfw-1-m), or of a region's clients.
 func (p *plan) place(name string) (string, error) {
+	if node, ok := strings.CutSuffix(name, "-m"); ok && p.fake() {
+		if _, ok := p.node(node); ok {
+			return p.machineNS(node), nil
+		}
+	}
 	if _, ok := p.node(name); ok {
 		return p.nodeNS(name), nil
 	}
