@@ -140,7 +140,9 @@ type Deps struct {
 	// Measure measures apps, and with own the node itself.
 	Measure func(ctx context.Context, apps []*volant.App, own bool) *metrics.Sample
 	CA      []byte        // certificate of the development CA, PEM; nil: none
-	Region  volant.Region // where machines made by hand go unless they say
+	Region  volant.Region // of this node
+	// Home is where machines of an app that are made by hand go unless they say; Region if nil.
+	Home func(*volant.App) volant.Region
 	// Forward says who answers a request in place of this server; nil, or a nil Handler: it does.
 	Forward func() http.Handler
 	Log     *slog.Logger // nil discards

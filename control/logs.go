@@ -101,7 +101,13 @@ func (f *follower) past(ctx context.Context, snap *catalog.Snapshot) ([]api.LogE
 			}
 			return nil
 		})
-		if err != nil && !errors.Is(err, volant.ErrNotFound) {
+		switch {
+		case errors.Is(err, volant.ErrUnavailable) && f.only == "": // what the others have is worth showing
+			out = append(out, api.LogEntry{
+				App: f.app.Name, Machine: string(id), Region: f.region(id), Time: time.Now(), Source: SourceVolant,
+				Message: "the log of this machine is not here: " + err.Error(),
+			})
+		case err != nil && !errors.Is(err, volant.ErrNotFound):
 			return nil, err
 		}
 	}
@@ -132,8 +138,16 @@ func (f *follower) machines(snap *catalog.Snapshot) []volant.MachineID {
 
 func (f *follower) entry(id volant.MachineID, l guest.LogLine) api.LogEntry {
 	return api.LogEntry{
-		App: f.app.Name, Machine: string(id), Region: string(f.s.Region), Seq: l.Seq, Time: l.Time, Source: l.Source, Message: l.Text,
+		App: f.app.Name, Machine: string(id), Region: f.region(id), Seq: l.Seq, Time: l.Time, Source: l.Source, Message: l.Text,
 	}
+}
+
+// region is where a machine is; what is about none is said to be of here.
+func (f *follower) region(id volant.MachineID) string {
+	if m, ok := f.s.Catalog.Snapshot().Machine(id); ok {
+		return string(m.Region)
+	}
+	return string(f.s.Region)
 }
 
 // happened are the platform's events since the given time, or the last ones.
@@ -155,7 +169,7 @@ func (f *follower) happened(ctx context.Context, since time.Time) ([]api.LogEntr
 	for _, r := range slices.Backward(recs) { // newest first
 		if r.Time.After(f.told) {
 			out = append(out, api.LogEntry{
-				App: f.app.Name, Machine: string(r.Machine), Region: string(f.s.Region), Time: r.Time, Source: SourceVolant, Message: r.Text,
+				App: f.app.Name, Machine: string(r.Machine), Region: f.region(r.Machine), Time: r.Time, Source: SourceVolant, Message: r.Text,
 			})
 		}
 	}
@@ -210,9 +224,13 @@ func (f *follower) follow(c *call, snap *catalog.Snapshot) error {
 	}
 }
 
+// unreachedAgain is when the host of a machine is asked again that did not answer.
+const unreachedAgain = 2 * time.Second
+
 // one follows a machine from the line after seen.
 func (f *follower) one(ctx context.Context, cancel context.CancelFunc, id volant.MachineID, seen uint64) {
 	for ctx.Err() == nil {
+		pause := 200 * time.Millisecond
 		err := f.s.Machines.Logs(ctx, id, -1, true, func(l guest.LogLine) error {
 			if l.Seq <= seen {
 				return nil
@@ -222,6 +240,8 @@ func (f *follower) one(ctx context.Context, cancel context.CancelFunc, id volant
 		})
 		switch {
 		case errors.Is(err, volant.ErrNotFound): // its host has it in a moment, or has it no more
+		case errors.Is(err, volant.ErrUnavailable): // its host is away; it may come back
+			pause = unreachedAgain
 		case err != nil:
 			if ctx.Err() == nil {
 				f.s.Log.Debug("log stream ended", "machine", id, "err", err)
@@ -231,7 +251,7 @@ func (f *follower) one(ctx context.Context, cancel context.CancelFunc, id volant
 		}
 		select {
 		case <-ctx.Done():
-		case <-time.After(200 * time.Millisecond):
+		case <-time.After(pause):
 		}
 		if m, ok := f.s.Catalog.Snapshot().Machine(id); !ok || gone(m) {
 			return

@@ -188,7 +188,7 @@ func (s *Server) createMachine(w http.ResponseWriter, c *call) error {
 		return err
 	}
 	in.CreateMachine.Config = cfg
-	m := newMachine(a, &in.CreateMachine, image, volant.Region(cmp.Or(in.Region, string(s.Region))))
+	m := newMachine(a, &in.CreateMachine, image, volant.Region(cmp.Or(in.Region, string(s.home(a)))))
 	if m.Node, err = s.Machines.Place(c.ctx(), m); err != nil {
 		return err
 	}
@@ -291,6 +291,14 @@ func (s *Server) fullView(a *volant.App, m *volant.Machine) api.Machine {
 	v := s.machineView(snap, m, s.Traffic.Slots(a.App))
 	v.Events = eventViews(s.history(m, shownEvents))
 	return v
+}
+
+// home is where a machine made by hand goes that names no region.
+func (s *Server) home(a *volant.App) volant.Region {
+	if s.Home != nil {
+		return s.Home(a)
+	}
+	return s.Region
 }
 
 func destroyedError(m *volant.Machine) error {

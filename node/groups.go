@@ -98,6 +98,17 @@ func primary(snap *catalog.Snapshot, a *volant.App, here volant.Region) volant.R
 	return oldest.Region
 }
 
+// home is where machines made by hand go that name no region: here if there are hosts, else where the app is at home.
+func (p *Platform) home(a *volant.App) volant.Region {
+	snap := p.cat.Snapshot()
+	for _, n := range snap.Nodes() {
+		if !n.Tombstone && !n.Draining && n.Region == p.Region && n.Has(volant.RoleHost) {
+			return p.Region
+		}
+	}
+	return primary(snap, a, p.Region)
+}
+
 // least is how many machines of an app are awake in all.
 func least(snap *catalog.Snapshot, a *volant.App) int {
 	n := 0

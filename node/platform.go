@@ -180,7 +180,7 @@ func NewPlatform(parts Parts) (*Platform, error) {
 		Registry: reg,
 		Store:    p.Store, Catalog: p.cat, Machines: machines{p.fleet}, Images: p.Uploads,
 		Reasons: p.reasons(), Traffic: flows{&p.traffic, p.known, p.cat}, Addresses: p.Addresses, Secrets: p.Secrets, Resolve: p.Resolve, Answers: p.Answers,
-		Nodes: p.nodes, HostStatus: p.hostStatus, Measure: p.Measure, Region: p.Region, CA: caOf(p.CA), Domain: p.names.domain, Forward: p.forward, Log: p.Log,
+		Nodes: p.nodes, HostStatus: p.hostStatus, Measure: p.Measure, Region: p.Region, Home: p.home, CA: caOf(p.CA), Domain: p.names.domain, Forward: p.forward, Log: p.Log,
 	}
 	if p.JoinListen != nil {
 		deps.Joining = p.joining

@@ -10,6 +10,7 @@ import (
 
 	volant "github.com/volant-edge/volant"
 	"github.com/volant-edge/volant/api"
+	"github.com/volant-edge/volant/client"
 	"github.com/volant-edge/volant/volanttest"
 )
 
@@ -245,5 +246,35 @@ func TestANodeDrains(t *testing.T) {
 			}
 		}
 		closeAll(more)
+	})
+}
+
+// A machine made by hand on a node without machines goes where there are hosts, and its log says where it is.
+func TestAMachineByHandGoesToAHost(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := volanttest.NewClusterOf(t, volanttest.Site{Region: "ams", Roles: noHost}, volanttest.Site{Region: "ord"})
+		defer c.Close()
+		ams := c.In("ams")
+		if _, err := ams.API.CreateApp(context.Background(), "web", ""); err != nil {
+			t.Fatal(err)
+		}
+		m, err := ams.API.CreateMachine(context.Background(), "web", api.CreateMachine{Config: volant.MachineConfig{Image: string(volanttest.Image)}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(5 * time.Second)
+		if got, err := ams.API.Machine(context.Background(), "web", m.ID); err != nil || got.Region != "ord" || got.State != "started" {
+			t.Errorf("machine is %s in %s, %v", got.State, got.Region, err)
+		}
+		c.Guests()[m.ID].Print("stdout", "here I am")
+		time.Sleep(time.Second)
+		found := false
+		err = ams.API.Logs(context.Background(), "web", client.Logs{Machine: m.ID, Tail: 10}, func(e api.LogEntry) error {
+			found = found || e.Message == "here I am" && e.Region == "ord"
+			return nil
+		})
+		if err != nil || !found {
+			t.Errorf("its log in another region does not show what it said: %v", err)
+		}
 	})
 }
