@@ -153,10 +153,12 @@ func (p *Platform) watchMembers(ctx context.Context) error {
 	return p.while(ctx, volant.RoleControl, func(ctx context.Context) error {
 		tick := time.NewTicker(lookAtMembers)
 		defer tick.Stop()
+		trouble := map[volant.NodeID]string{}
 		for {
 			ms, err := p.Members(ctx)
 			if err == nil {
 				p.members.Store(&ms)
+				p.tellTrouble(ms, trouble)
 			} else if ctx.Err() == nil {
 				p.Log.Debug("members of the store not known", "err", err)
 			}
@@ -167,6 +169,21 @@ func (p *Platform) watchMembers(ctx context.Context) error {
 			}
 		}
 	})
+}
+
+// tellTrouble logs what is news of the members' troubles, which it keeps in known.
+func (p *Platform) tellTrouble(ms []etcd.Member, known map[volant.NodeID]string) {
+	for _, m := range ms {
+		if m.Trouble == known[m.Node] {
+			continue
+		}
+		known[m.Node] = m.Trouble
+		if m.Trouble != "" {
+			p.Log.Warn("member of the store is in trouble", "node", m.Node, "why", m.Trouble)
+		} else {
+			p.Log.Info("member of the store is well", "node", m.Node)
+		}
+	}
 }
 
 // seatOf says what a node is to the store: by its members, and by its role where they have yet to follow.
