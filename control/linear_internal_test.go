@@ -82,13 +82,13 @@ func (s *shaky) Commit(ctx context.Context, ops ...store.Op) (store.Revision, er
 	return rev, err
 }
 
-// lease is what happened to an address: app takes some one, or gives ip back.
+// allocation is a call: app takes some address, or gives one back.
 type allocation struct {
 	app  volant.AppID
 	free string // the address that is given back; empty: one is taken
 }
 
-// pool is the model: who has which address.
+// poolModel is the model: who has which address.
 func poolModel(size int) porcupine.Model {
 	return porcupine.Model{
 		Init: func() any { return "" }, // "ip=app " for each that is taken, sorted

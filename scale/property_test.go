@@ -278,26 +278,15 @@ func (g *globe) apply(s scale.Step) bool {
 	if i := slices.IndexFunc(g.ms, func(m *scale.Machine) bool { return m.ID == s.Machine }); i >= 0 {
 		m = g.ms[i]
 	}
-	switch s.Kind {
-	case scale.Hold:
+	switch {
+	case s.Kind == scale.Hold:
 		return false
-	case scale.Create:
-		if g.awake(s.Region) >= g.room[s.Region] {
-			g.note("its host has no room")
-			return false // machines that were woken meanwhile took it
-		}
-		g.made++
-		m = &scale.Machine{
-			ID: volant.MachineID(fmt.Sprintf("m%04d", g.made)), Region: s.Region, Node: volant.NodeID(fmt.Sprintf("%s-%d", s.Region, g.made%globeNodes)),
-			Release: 1, Run: volant.RunAuto, Managed: true, State: scale.Booting, Since: g.now, Acted: true,
-		}
-		g.ms = append(g.ms, m)
-		return true
-	}
-	if m == nil {
+	case s.Kind == scale.Create:
+		return g.create(s)
+	case m == nil:
 		g.failf("%s of %s, which does not exist", s.Kind, s.Machine)
-	}
-	if m.Silent {
+		return false
+	case m.Silent:
 		g.failf("%s of %s, whose host is silent", s.Kind, m.ID)
 	}
 	switch s.Kind {
@@ -329,9 +318,21 @@ func (g *globe) apply(s scale.Step) bool {
 			g.failf("%s was not made by scaling, and is destroyed", m.ID)
 		}
 		g.ms = slices.DeleteFunc(g.ms, func(x *scale.Machine) bool { return x == m })
-	default:
-		g.failf("step %q", s.Kind)
+	case scale.Hold, scale.Create: // above
 	}
+	return true
+}
+
+func (g *globe) create(s scale.Step) bool {
+	if g.awake(s.Region) >= g.room[s.Region] {
+		g.note("its host has no room")
+		return false // machines that were woken meanwhile took it
+	}
+	g.made++
+	g.ms = append(g.ms, &scale.Machine{
+		ID: volant.MachineID(fmt.Sprintf("m%04d", g.made)), Region: s.Region, Node: volant.NodeID(fmt.Sprintf("%s-%d", s.Region, g.made%globeNodes)),
+		Release: 1, Run: volant.RunAuto, Managed: true, State: scale.Booting, Since: g.now, Acted: true,
+	})
 	return true
 }
 
