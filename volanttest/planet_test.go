@@ -16,6 +16,8 @@ import (
 
 var noHost = []string{volant.RoleEdge, volant.RoleControl}
 
+var noControl = []string{volant.RoleEdge, volant.RoleHost}
+
 // open opens n connections at a node.
 func open(t *testing.T, p *volanttest.Platform, addr netip.AddrPort, n int) []net.Conn {
 	t.Helper()
@@ -123,8 +125,9 @@ func limits(t *testing.T, c *volanttest.Cluster) {
 func TestAHostFallsOff(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := volanttest.NewClusterOf(t,
-			volanttest.Site{Region: "ams", Roles: noHost},
-			volanttest.Site{Region: "ord"}, volanttest.Site{Region: "ord"}, volanttest.Site{Region: "dfw"},
+			volanttest.Site{Region: "ams", Roles: noHost}, // who scales lives on: else its term has to run out first
+			volanttest.Site{Region: "ord", Roles: noControl}, volanttest.Site{Region: "ord", Roles: noControl},
+			volanttest.Site{Region: "dfw", Roles: noControl},
 		)
 		defer c.Close()
 		ams := c.In("ams")
@@ -152,7 +155,7 @@ func TestARegionWithoutControl(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := volanttest.NewClusterOf(t,
 			volanttest.Site{Region: "ams"},
-			volanttest.Site{Region: "syd", Roles: []string{volant.RoleEdge, volant.RoleHost}},
+			volanttest.Site{Region: "syd", Roles: noControl},
 			volanttest.Site{Region: "fra"},
 		)
 		defer c.Close()
