@@ -4,28 +4,24 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"net"
 	"net/http"
 	"os"
-	"os/exec"
 	"sync"
-	"syscall"
 	"time"
 
 	"github.com/volant-edge/volant"
 	"github.com/volant-edge/volant/datadir"
+	"github.com/volant-edge/volant/internal/daemon"
 )
 
 const (
 	helloWithin = 5 * time.Second
-	startWithin = 10 * time.Second
 	startPoll   = 10 * time.Millisecond
 	startAgain  = time.Second
-	logMost     = 8 << 20 // of the process's log, at its start
 )
 
 // Remote is the Device of the mesh process of a data directory.
@@ -119,64 +115,29 @@ func (r *Remote) start(ctx context.Context) error {
 		}
 		args = []string{self, "mesh", "--data", r.d.Root()}
 	}
-	out, err := r.openLog()
+	if _, err := r.d.Sub("mesh"); err != nil {
+		return fmt.Errorf("start the mesh: %w", err)
+	}
+	d := daemon.Start{Name: "mesh", Args: args, Out: r.logPath(), Place: r.place, Log: r.log}
+	exited, err := d.Run()
 	if err != nil {
 		return fmt.Errorf("start the mesh: %w", err)
-	}
-	defer out.Close()                         //nolint:errcheck // the child has its own
-	cmd := exec.Command(args[0], args[1:]...) //nolint:noctx // it must outlive every context of this process
-	cmd.Stdout, cmd.Stderr, cmd.Dir = out, out, "/"
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-	if err := cmd.Start(); err != nil {
-		return fmt.Errorf("start the mesh: %w", err)
-	}
-	exited := make(chan error, 1)
-	go func() { exited <- cmd.Wait() }()
-	if r.place != nil {
-		if err := r.place(cmd.Process.Pid); err != nil {
-			r.log.Warn("mesh has no cgroup of its own", "pid", cmd.Process.Pid, "err", err)
-		}
 	}
 	h, err := r.await(ctx, exited)
 	if err != nil {
-		return fmt.Errorf("start the mesh: %w; see %s", err, r.logPath())
+		return fmt.Errorf("start the mesh: %w; its last words: %s", err, d.LastWords())
 	}
 	r.log.Info("mesh started", "pid", h.PID)
 	return nil
 }
 
 // await polls until the process answers.
-func (r *Remote) await(ctx context.Context, exited <-chan error) (Hello, error) {
-	ctx, cancel := context.WithTimeout(ctx, startWithin)
-	defer cancel()
-	tick := time.NewTicker(startPoll)
-	defer tick.Stop()
-	for {
-		h, err := r.hello(ctx)
-		if err == nil {
-			return h, nil
-		}
-		select {
-		case <-ctx.Done():
-			return h, err
-		case xerr := <-exited:
-			return h, fmt.Errorf("it ended: %w", errors.Join(xerr, err))
-		case <-tick.C:
-		}
-	}
-}
-
-// openLog opens the process's log, moved aside first where it has grown.
-func (r *Remote) openLog() (*os.File, error) {
-	if _, err := r.d.Sub("mesh"); err != nil {
-		return nil, err
-	}
-	if fi, err := os.Stat(r.logPath()); err == nil && fi.Size() > logMost {
-		if err := os.Rename(r.logPath(), r.logPath()+".1"); err != nil {
-			return nil, err
-		}
-	}
-	return os.OpenFile(r.logPath(), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
+func (r *Remote) await(ctx context.Context, exited <-chan error) (h Hello, err error) {
+	err = daemon.Await(ctx, exited, func(ctx context.Context) (err error) {
+		h, err = r.hello(ctx)
+		return err
+	})
+	return h, err
 }
 
 // Configure is Device's.
@@ -304,9 +265,9 @@ func (r *Remote) call(ctx context.Context, method, what string, in, out any) err
 	if res.StatusCode == http.StatusOK {
 		return dec.Decode(out)
 	}
-	var f fault
+	var f volant.WireError
 	if err := dec.Decode(&f); err != nil {
 		return fmt.Errorf("mesh process: %s: %w", res.Status, err)
 	}
-	return f.err()
+	return f.Err()
 }

@@ -146,30 +146,10 @@ func serve(ctx context.Context, dev Device, l net.Listener, hello Hello) error {
 	return g.Wait()
 }
 
-// fault is an error on the control socket.
-type fault struct {
-	Kind   string `json:"kind,omitempty"`
-	Error  string `json:"error"`
-	Remedy string `json:"remedy,omitempty"`
-}
-
 func answer(w http.ResponseWriter, v any, err error) {
 	if err != nil {
-		f := fault{Error: err.Error()}
-		if e, ok := errors.AsType[*volant.Error](err); ok {
-			f = fault{e.Kind.Error(), e.Text, e.Remedy}
-		}
 		w.WriteHeader(http.StatusInternalServerError)
-		v = f
+		v = volant.ToWire(err)
 	}
 	_ = json.NewEncoder(w).Encode(v) // who asked may be gone
-}
-
-func (f fault) err() error {
-	for _, kind := range []error{volant.ErrInvalid, volant.ErrPrecondition, volant.ErrUnavailable} {
-		if f.Kind == kind.Error() {
-			return &volant.Error{Kind: kind, Text: f.Error, Remedy: f.Remedy}
-		}
-	}
-	return errors.New(f.Error)
 }

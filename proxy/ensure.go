@@ -4,23 +4,16 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"os"
-	"os/exec"
-	"syscall"
 	"time"
 
 	"github.com/volant-edge/volant"
 	"github.com/volant-edge/volant/datadir"
+	"github.com/volant-edge/volant/internal/daemon"
 )
 
-const (
-	helloWithin = 5 * time.Second
-	startWithin = 10 * time.Second
-	startPoll   = 10 * time.Millisecond
-	logMost     = 8 << 20 // of the process's log, at its start
-)
+const helloWithin = 5 * time.Second
 
 // Start says how Ensure starts a proxy.
 type Start struct {
@@ -54,7 +47,7 @@ func Ensure(ctx context.Context, s Start) (*Client, error) {
 		return s.start(ctx, path)
 	}
 	// Somebody holds the lock: it starts, or it hangs.
-	c, h, err = s.await(ctx, path, nil)
+	c, h, err = await(ctx, path, nil)
 	if err != nil {
 		return nil, volant.Errorf(volant.ErrUnavailable, "the proxy process does not answer: %v", err).
 			WithRemedy("look at %s; `kill -9` the process named in %s to start anew, which closes its connections",
@@ -90,81 +83,27 @@ func (s *Start) start(ctx context.Context, path string) (*Client, error) {
 		}
 		args = []string{self, "proxy", "--data", s.Data.Root()}
 	}
-	out, err := s.openLog()
+	if _, err := s.Data.Sub("proxy"); err != nil {
+		return nil, fmt.Errorf("start the proxy: %w", err)
+	}
+	d := daemon.Start{Name: "proxy", Args: args, Out: s.logPath(), Place: s.Place, Log: s.Log}
+	exited, err := d.Run()
 	if err != nil {
 		return nil, fmt.Errorf("start the proxy: %w", err)
 	}
-	defer out.Close()                         //nolint:errcheck // the child has its own
-	cmd := exec.Command(args[0], args[1:]...) //nolint:noctx // it must outlive every context of this process
-	cmd.Stdout, cmd.Stderr, cmd.Dir = out, out, "/"
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-	if err := cmd.Start(); err != nil {
-		return nil, fmt.Errorf("start the proxy: %w", err)
-	}
-	exited := make(chan error, 1)
-	go func() { exited <- cmd.Wait() }()
-	if s.Place != nil {
-		if err := s.Place(cmd.Process.Pid); err != nil {
-			s.Log.Warn("proxy has no cgroup of its own", "pid", cmd.Process.Pid, "err", err)
-		}
-	}
-	c, h, err := s.await(ctx, path, exited)
+	c, h, err := await(ctx, path, exited)
 	if err != nil {
-		return nil, fmt.Errorf("start the proxy: %w; its last words: %s", err, s.lastWords())
+		return nil, fmt.Errorf("start the proxy: %w; its last words: %s", err, d.LastWords())
 	}
 	s.Log.Info("proxy started", "pid", h.PID, "epoch", h.Epoch)
 	return c, nil
 }
 
 // await polls until the proxy answers.
-func (s *Start) await(ctx context.Context, path string, exited <-chan error) (*Client, Hello, error) {
-	ctx, cancel := context.WithTimeout(ctx, startWithin)
-	defer cancel()
-	tick := time.NewTicker(startPoll)
-	defer tick.Stop()
-	for {
-		c, h, err := reach(ctx, path)
-		if err == nil {
-			return c, h, nil
-		}
-		select {
-		case <-ctx.Done():
-			return nil, Hello{}, err
-		case xerr := <-exited:
-			return nil, Hello{}, fmt.Errorf("it ended: %w", errors.Join(xerr, err))
-		case <-tick.C:
-		}
-	}
-}
-
-// openLog opens the process's log, moved aside first where it has grown.
-func (s *Start) openLog() (*os.File, error) {
-	if _, err := s.Data.Sub("proxy"); err != nil {
-		return nil, err
-	}
-	if fi, err := os.Stat(s.logPath()); err == nil && fi.Size() > logMost {
-		if err := os.Rename(s.logPath(), s.logPath()+".1"); err != nil {
-			return nil, err
-		}
-	}
-	return os.OpenFile(s.logPath(), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
-}
-
-// lastWords is the end of the process's log.
-func (s *Start) lastWords() string {
-	f, err := os.Open(s.logPath())
-	if err != nil {
-		return err.Error()
-	}
-	defer f.Close() //nolint:errcheck // only read
-	if fi, err := f.Stat(); err == nil && fi.Size() > 1<<10 {
-		if _, err := f.Seek(-1<<10, io.SeekEnd); err != nil {
-			return err.Error()
-		}
-	}
-	b, err := io.ReadAll(io.LimitReader(f, 1<<10))
-	if err != nil {
-		return err.Error()
-	}
-	return string(b)
+func await(ctx context.Context, path string, exited <-chan error) (c *Client, h Hello, err error) {
+	err = daemon.Await(ctx, exited, func(ctx context.Context) (err error) {
+		c, h, err = reach(ctx, path)
+		return err
+	})
+	return c, h, err
 }
