@@ -18,6 +18,7 @@ import (
 
 	"github.com/volant-edge/volant"
 	"github.com/volant-edge/volant/datadir"
+	"github.com/volant-edge/volant/internal/daemon"
 )
 
 const (
@@ -85,16 +86,9 @@ func listenControl(d *datadir.Dir) (net.Listener, error) {
 	if err != nil {
 		return nil, err
 	}
-	// The lock is ours, so a socket that lies there is of a process that is no more.
-	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return nil, fmt.Errorf("control socket: %w", err)
-	}
-	l, err := net.Listen("unix", path)
+	l, err := daemon.Listen(path)
 	if err != nil {
 		return nil, fmt.Errorf("control socket: %w", err)
-	}
-	if err := os.Chmod(path, 0o600); err != nil {
-		return nil, errors.Join(fmt.Errorf("control socket: %w", err), l.Close())
 	}
 	return l, nil
 }

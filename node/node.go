@@ -16,6 +16,7 @@ import (
 	"github.com/volant-edge/volant/hostnet"
 	"github.com/volant-edge/volant/image"
 	"github.com/volant-edge/volant/internal/atomicfile"
+	"github.com/volant-edge/volant/internal/daemon"
 	"github.com/volant-edge/volant/microvm"
 	"github.com/volant-edge/volant/why"
 )
@@ -149,15 +150,9 @@ func (s *server) localAPI() (net.Listener, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) { // of a process that is no more: the lock is ours
-		return nil, fmt.Errorf("socket of the API: %w", err)
-	}
-	l, err := net.Listen("unix", path)
+	l, err := daemon.Listen(path)
 	if err != nil {
 		return nil, fmt.Errorf("socket of the API: %w", err)
-	}
-	if err := os.Chmod(path, 0o600); err != nil {
-		return nil, errors.Join(fmt.Errorf("socket of the API: %w", err), l.Close())
 	}
 	return l, nil
 }

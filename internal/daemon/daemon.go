@@ -1,5 +1,5 @@
 // Package daemon starts processes of this binary that outlive their starter: a session of their own, a cgroup of their own,
-// and a log on disk.
+// and a log on disk; and has them listen on their control sockets.
 package daemon
 
 import (
@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"os"
 	"os/exec"
 	"syscall"
@@ -101,4 +102,20 @@ func Await(ctx context.Context, exited <-chan error, ask func(context.Context) e
 		case <-tick.C:
 		}
 	}
+}
+
+// Listen listens on a unix socket that only root and the process's own user can connect to. Who calls it holds the lock of
+// the process, so that a socket which lies there is of one that is no more.
+func Listen(path string) (net.Listener, error) {
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, err
+	}
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		return nil, err
+	}
+	if err := os.Chmod(path, 0o600); err != nil {
+		return nil, errors.Join(err, l.Close())
+	}
+	return l, nil
 }
