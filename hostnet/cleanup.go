@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/volant-edge/volant"
+	"github.com/volant-edge/volant/internal/netdump"
 )
 
 // Cleanup removes all that a node made in this server's kernel: taps, rules, local routes. It needs
@@ -71,7 +72,7 @@ func Nodes(ctx context.Context) ([]volant.NodeID, error) {
 	}
 	defer nl.Close()
 	found := map[volant.NodeID]bool{}
-	links, err := nl.LinkList()
+	links, err := netdump.Whole(nl.LinkList)
 	if err != nil {
 		return nil, fmt.Errorf("list links: %w", err)
 	}

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/volant-edge/volant"
+	"github.com/volant-edge/volant/internal/netdump"
 )
 
 // Problem is something on this server that keeps machines from a working or a safe network.
@@ -170,7 +171,7 @@ type serverRoute struct {
 
 // serverRoutes lists the server's routes to networks, without default routes, loopback and ours.
 func serverRoutes(nl *netlink.Handle) ([]serverRoute, error) {
-	rs, err := nl.RouteList(nil, netlink.FAMILY_ALL)
+	rs, err := netdump.Whole(func() ([]netlink.Route, error) { return nl.RouteList(nil, netlink.FAMILY_ALL) })
 	if err != nil {
 		return nil, fmt.Errorf("list routes: %w", err)
 	}

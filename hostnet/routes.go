@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/volant-edge/volant"
+	"github.com/volant-edge/volant/internal/netdump"
 	"github.com/volant-edge/volant/sixpn"
 )
 
@@ -139,7 +140,9 @@ func localRoutes(nl *netlink.Handle, node volant.NodeID) ([]netip.Prefix, error)
 func eachLocalRoute(nl *netlink.Handle, f func(metric int, p netip.Prefix)) error {
 	filter := &netlink.Route{Table: unix.RT_TABLE_LOCAL, Protocol: routeProtocol}
 	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
-		rs, err := nl.RouteListFiltered(family, filter, netlink.RT_FILTER_TABLE|netlink.RT_FILTER_PROTOCOL)
+		rs, err := netdump.Whole(func() ([]netlink.Route, error) {
+			return nl.RouteListFiltered(family, filter, netlink.RT_FILTER_TABLE|netlink.RT_FILTER_PROTOCOL)
+		})
 		if err != nil {
 			if family == netlink.FAMILY_V6 && noIPv6(err) {
 				continue
@@ -166,7 +169,7 @@ func prefixOf(r netlink.Route) (netip.Prefix, bool) {
 
 // gatewaysOf lists the next hops of the server's routes.
 func gatewaysOf(nl *netlink.Handle) ([]netip.Addr, error) {
-	rs, err := nl.RouteList(nil, netlink.FAMILY_ALL)
+	rs, err := netdump.Whole(func() ([]netlink.Route, error) { return nl.RouteList(nil, netlink.FAMILY_ALL) })
 	if err != nil {
 		return nil, fmt.Errorf("list routes: %w", err)
 	}

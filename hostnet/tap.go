@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/volant-edge/volant"
+	"github.com/volant-edge/volant/internal/netdump"
 )
 
 // errForeign means that an address out of our pool is somebody else's.
@@ -172,7 +173,7 @@ func deleteLink(nl *netlink.Handle, name string) error {
 
 // listTaps returns the links whose names are those of the node's taps.
 func listTaps(nl *netlink.Handle, node volant.NodeID) ([]netlink.LinkAttrs, error) {
-	links, err := nl.LinkList()
+	links, err := netdump.Whole(nl.LinkList)
 	if err != nil {
 		return nil, fmt.Errorf("list links: %w", err)
 	}
@@ -207,7 +208,9 @@ func (n *Net) adoptLocked() error {
 // there is none, Attach gives the address anew.
 func (n *Net) addr6Of(t netlink.LinkAttrs) netip.Addr {
 	filter := &netlink.Route{LinkIndex: t.Index, Protocol: routeProtocol}
-	rs, err := n.nl.RouteListFiltered(netlink.FAMILY_V6, filter, netlink.RT_FILTER_OIF|netlink.RT_FILTER_PROTOCOL)
+	rs, err := netdump.Whole(func() ([]netlink.Route, error) {
+		return n.nl.RouteListFiltered(netlink.FAMILY_V6, filter, netlink.RT_FILTER_OIF|netlink.RT_FILTER_PROTOCOL)
+	})
 	if err != nil {
 		return netip.Addr{}
 	}

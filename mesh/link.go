@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/volant-edge/volant"
+	"github.com/volant-edge/volant/internal/netdump"
 )
 
 const (
@@ -51,7 +52,7 @@ func (l *link) up(addr netip.Addr, mtu int) error {
 	if err := quietLink(l.name); err != nil {
 		return err
 	}
-	have, err := l.nl.AddrList(dev, netlink.FAMILY_V6)
+	have, err := netdump.Whole(func() ([]netlink.Addr, error) { return l.nl.AddrList(dev, netlink.FAMILY_V6) })
 	if err != nil {
 		return fmt.Errorf("interface %s: %w", l.name, err)
 	}
@@ -100,7 +101,7 @@ func (l *link) routes(own netip.Addr, mtus map[netip.Addr]int) error {
 	if err := l.nl.RouteReplace(l.nowhere()); err != nil {
 		return fmt.Errorf("route of %v: %w", volant.MeshPrefix, err)
 	}
-	have, err := l.nl.RouteList(dev, netlink.FAMILY_V6)
+	have, err := netdump.Whole(func() ([]netlink.Route, error) { return l.nl.RouteList(dev, netlink.FAMILY_V6) })
 	if err != nil {
 		return fmt.Errorf("interface %s: %w", l.name, err)
 	}
@@ -194,7 +195,7 @@ func (l *link) remove() (removed []string, err error) {
 
 // others says whether another node has its mesh in this network namespace too.
 func (l *link) others() (bool, error) {
-	all, err := l.nl.LinkList()
+	all, err := netdump.Whole(l.nl.LinkList)
 	if err != nil {
 		return false, fmt.Errorf("list interfaces: %w", err)
 	}

@@ -16,6 +16,7 @@ import (
 	"github.com/volant-edge/volant"
 	"github.com/volant-edge/volant/datadir"
 	"github.com/volant-edge/volant/internal/atomicfile"
+	"github.com/volant-edge/volant/internal/netdump"
 )
 
 // Local is a Device in this process.
@@ -336,7 +337,7 @@ func Cleanup(_ context.Context, node volant.NodeID) ([]string, error) {
 
 // Nodes lists the nodes whose mesh is in this network namespace.
 func Nodes(context.Context) (out []volant.NodeID, err error) {
-	ls, err := netlink.LinkList()
+	ls, err := netdump.Whole(netlink.LinkList)
 	if err != nil {
 		return nil, fmt.Errorf("list interfaces: %w", err)
 	}
