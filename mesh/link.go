@@ -119,12 +119,12 @@ func (l *link) routes(own netip.Addr, mtus map[netip.Addr]int) error {
 		}
 	}
 	for ip, mtu := range mtus {
-		if r, ok := old[ip]; ok && r.MTU == mtu && r.RtoMin == rtoMin {
+		if r, ok := old[ip]; ok && r.MTU == mtu && r.RtoMin == rtoMin && r.RtoMinLock {
 			continue
 		}
 		r := netlink.Route{
 			LinkIndex: dev.Attrs().Index, Dst: ipNet(ip), Src: own.AsSlice(), Protocol: routeProtocol, Scope: netlink.SCOPE_UNIVERSE,
-			MTU: mtu, RtoMin: rtoMin,
+			MTU: mtu, RtoMin: rtoMin, RtoMinLock: true, // without the lock the kernel ignores it
 			// Who has a mesh address is known, so that data in a SYN needs no cookie first.
 			FastOpenNoCookie: 1,
 		}

@@ -117,7 +117,7 @@ func TestTwoNodes(t *testing.T) {
 		if err != nil {
 			return err
 		}
-		if r := rs[0]; r.RtoMin != 20 || r.FastOpenNoCookie != 1 || r.MTU != 1420 {
+		if r := rs[0]; r.RtoMin != 20 || !r.RtoMinLock || r.FastOpenNoCookie != 1 || r.MTU != 1420 {
 			t.Errorf("route: rto_min %d, no cookie %d, mtu %d", r.RtoMin, r.FastOpenNoCookie, r.MTU)
 		}
 		if _, err := netlink.RouteGet(volant.MeshAddr("ffffffff").AsSlice()); err == nil {
