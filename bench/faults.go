@@ -67,7 +67,7 @@ func hostCut(ctx context.Context, b *bench) (rows []Row, err error) {
 			}
 			until, note := recovery(vs, time.Duration(died.Load()))
 			worst = append(worst, until.Seconds())
-			notes.WriteString(fmt.Sprintf(" Round %d: %s of %s.", round+1, note, victim.Name))
+			fmt.Fprintf(&notes, " Round %d: %s of %s.", round+1, note, victim.Name)
 			return nil
 		})
 		if err != nil {

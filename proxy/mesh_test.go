@@ -312,7 +312,7 @@ func TestMeshHalfCloseBothWays(t *testing.T) {
 				x, y = b, c
 			}
 			write(t, x, "ask")
-			x.(*memnet.Conn).CloseWrite()
+			x.(*memnet.Conn).CloseWrite() //nolint:errcheck // the other side sees
 			if got, err := io.ReadAll(y); err != nil || string(got) != "ask" {
 				t.Fatalf("%s first: read %q, %v", first, got, err)
 			}
@@ -437,7 +437,7 @@ func TestMeshCancelledWaitReachesNoMachine(t *testing.T) {
 		if pic, err := m.nodes[1].p.Picture(t.Context(), meshApp); err != nil || pic.Waiting != 1 {
 			t.Fatalf("picture %+v, %v; want one that waits", pic, err)
 		}
-		c.(*memnet.Conn).SetLinger(0)
+		c.(*memnet.Conn).SetLinger(0) //nolint:errcheck // then it ends with FIN
 		c.Close()
 		time.Sleep(time.Second)
 		if pic, err := m.nodes[1].p.Picture(t.Context(), meshApp); err != nil || pic.Waiting != 0 {
@@ -470,7 +470,7 @@ func TestMeshWakesAtTheHost(t *testing.T) {
 		m.boot(20)
 		m.set(2, 2)
 		var b [1]byte
-		c.SetDeadline(time.Now().Add(5 * time.Second))
+		c.SetDeadline(time.Now().Add(5 * time.Second)) //nolint:errcheck // then a read waits on
 		if _, err := io.ReadFull(c, b[:]); err != nil {
 			t.Fatalf("the connection that woke it: %v", err)
 		}
@@ -844,7 +844,7 @@ func playClient(edge *meshNode, kind int, hold time.Duration) (o outcome) {
 	defer c.Close()
 	if kind == 0 { // it goes away, maybe before it is served
 		time.Sleep(hold)
-		c.(*memnet.Conn).SetLinger(0)
+		c.(*memnet.Conn).SetLinger(0) //nolint:errcheck // the same
 		o.reset++
 		return o
 	}
@@ -863,7 +863,7 @@ func playClient(edge *meshNode, kind int, hold time.Duration) (o outcome) {
 	o.served++
 	time.Sleep(hold)
 	if kind == 1 {
-		c.(*memnet.Conn).CloseWrite()
+		c.(*memnet.Conn).CloseWrite() //nolint:errcheck // the other side sees
 		io.Copy(io.Discard, c)
 	}
 	return o

@@ -174,7 +174,7 @@ func TestRemoteLeavesBadMembers(t *testing.T) {
 	rev := put2(t, r, "a")
 	for _, bad := range []string{"cut from the others", "hangs"} {
 		t.Logf("leader %d: %s", p.leader(r), bad)
-		mend := func() {}
+		var mend func()
 		n := p.leader(r)
 		if bad == "hangs" {
 			mend = p.hang(n)
