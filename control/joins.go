@@ -2,8 +2,6 @@ package control
 
 import (
 	"cmp"
-	"context"
-	"errors"
 	"fmt"
 	"net/http"
 	"slices"
@@ -144,15 +142,4 @@ func (s *Server) revokeJoinToken(w http.ResponseWriter, c *call) error {
 	s.audit(c, AnyOrg, "", "", "join_token_revoked", fmt.Sprintf("join token %s was revoked; what joined by it stays", t.ID))
 	w.WriteHeader(http.StatusNoContent)
 	return nil
-}
-
-// ifThere is the Change without an error where there is no record.
-func ifThere(change store.Change) store.Change {
-	return func(ctx context.Context, r store.Reader, actor string) (*store.Op, store.Revision, error) {
-		op, rev, err := change(ctx, r, actor)
-		if errors.Is(err, volant.ErrNotFound) {
-			return nil, rev, nil
-		}
-		return op, rev, err
-	}
 }

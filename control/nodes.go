@@ -251,7 +251,7 @@ func (s *Server) removeNode(w http.ResponseWriter, c *call) error {
 	}
 	changes := []store.Change{store.Removal(n.Key())}
 	if n.Token != "" {
-		changes = append(changes, ifThere(store.Removal(volant.RecordKey(volant.KindToken, "", n.Token))))
+		changes = append(changes, store.IfThere(store.Removal(volant.RecordKey(volant.KindToken, "", n.Token))))
 	}
 	rev, err := store.Apply(c.ctx(), s.Store, c.who.name, changes...)
 	if err != nil {

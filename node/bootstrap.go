@@ -139,22 +139,11 @@ func (p *Platform) bury(ctx context.Context, m *volant.Machine, gone bool) error
 		return nil
 	})}
 	changes = append(changes,
-		ifThere(store.Removal(volant.RecordKey(volant.KindLease, m.App, m.ID))),
-		ifThere(store.Edit(volant.RecordKey(volant.KindVersions, m.App, m.ID), func(v *volant.Versions) error {
+		store.IfThere(store.Removal(volant.RecordKey(volant.KindLease, m.App, m.ID))),
+		store.IfThere(store.Edit(volant.RecordKey(volant.KindVersions, m.App, m.ID), func(v *volant.Versions) error {
 			v.Tombstone, v.Before = true, nil
 			return nil
 		})))
 	_, err := store.Apply(ctx, p.Store, "host", changes...)
 	return err
-}
-
-// ifThere is the Change without an error where there is no record.
-func ifThere(change store.Change) store.Change {
-	return func(ctx context.Context, r store.Reader, actor string) (*store.Op, store.Revision, error) {
-		op, rev, err := change(ctx, r, actor)
-		if errors.Is(err, volant.ErrNotFound) {
-			return nil, rev, nil
-		}
-		return op, rev, err
-	}
 }

@@ -121,9 +121,9 @@ func (p *Platform) buryOf(ctx context.Context, snap *catalog.Snapshot) error {
 			if m.Tombstone {
 				continue
 			}
-			_, err := store.Apply(ctx, p.Store, "node "+n.Name, ifThere(store.Removal(m.Key())),
-				ifThere(store.Removal(volant.RecordKey(volant.KindLease, m.App, m.ID))),
-				ifThere(store.Removal(volant.RecordKey(volant.KindVersions, m.App, m.ID))))
+			_, err := store.Apply(ctx, p.Store, "node "+n.Name, store.IfThere(store.Removal(m.Key())),
+				store.IfThere(store.Removal(volant.RecordKey(volant.KindLease, m.App, m.ID))),
+				store.IfThere(store.Removal(volant.RecordKey(volant.KindVersions, m.App, m.ID))))
 			if err != nil {
 				return err
 			}
@@ -138,7 +138,7 @@ func (p *Platform) dropJoinTokens(ctx context.Context, snap *catalog.Snapshot) e
 		if t.Tombstone || time.Since(t.Expires) < keepJoinTokens {
 			continue
 		}
-		if _, err := store.Apply(ctx, p.Store, "tidy", ifThere(store.Removal(t.Key()))); err != nil {
+		if _, err := store.Apply(ctx, p.Store, "tidy", store.IfThere(store.Removal(t.Key()))); err != nil {
 			return err
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"maps"
 	"slices"
+	"strings"
 
 	"github.com/volant-edge/volant"
 	"github.com/volant-edge/volant/live"
@@ -159,8 +160,8 @@ func greatest(m map[volant.Region]int, n int) map[volant.Region]int {
 
 // DecodeLoad is the demand that a fact of the node where clients enter tells. One that is no more is no demand.
 func DecodeLoad(f live.Fact) (Load, error) {
-	id, group, ok := cutID(f.Key.ID)
-	if f.Key.Kind != live.Load || !ok {
+	id, group, ok := strings.Cut(f.Key.ID, "/")
+	if f.Key.Kind != live.Load || !ok || id == "" {
 		return Load{}, (&factReader{}).err(&f)
 	}
 	var l Load
@@ -169,17 +170,8 @@ func DecodeLoad(f live.Fact) (Load, error) {
 			return Load{}, volant.Invalidf("live load %q of node %s: %v", f.Key.ID, f.Node, err)
 		}
 	}
-	l.App, l.Group, l.Slots, l.Accepting, l.Deaf = id, group, nil, nil, nil
+	l.App, l.Group, l.Slots, l.Accepting, l.Deaf = volant.AppID(id), group, nil, nil, nil
 	return l, nil
-}
-
-func cutID(s string) (volant.AppID, string, bool) {
-	for i := range s {
-		if s[i] == '/' {
-			return volant.AppID(s[:i]), s[i+1:], i > 0
-		}
-	}
-	return "", "", false
 }
 
 // factReader reads a body that nobody has vouched for.

@@ -195,6 +195,17 @@ func Removal(key string) Change {
 	}
 }
 
+// IfThere is the Change without an error where there is no record.
+func IfThere(change Change) Change {
+	return func(ctx context.Context, r Reader, actor string) (*Op, Revision, error) {
+		op, rev, err := change(ctx, r, actor)
+		if errors.Is(err, volant.ErrNotFound) {
+			return nil, rev, nil
+		}
+		return op, rev, err
+	}
+}
+
 // Raw is the Change which adds an operation as it is, such as a Term's Guard.
 func Raw(op Op) Change {
 	return func(context.Context, Reader, string) (*Op, Revision, error) { return &op, Revision{}, nil }
