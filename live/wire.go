@@ -177,25 +177,36 @@ type datagram struct {
 	resync    uint64 // 0: none
 }
 
-// scanner reads bytes that nobody has vouched for.
-type scanner struct {
+// Scanner reads bytes that nobody has vouched for: a datagram here, the body of a fact where its reader is. What is read
+// after the first mistake is zero.
+type Scanner struct {
 	b   []byte
 	bad bool
 }
 
-func (s *scanner) uvarint() uint64 {
+// NewScanner returns a Scanner of b.
+func NewScanner(b []byte) *Scanner { return &Scanner{b: b} }
+
+// Bad says whether something was not there, or not what it should be.
+func (s *Scanner) Bad() bool { return s.bad }
+
+// Fail notes that what was read is not what it should be.
+func (s *Scanner) Fail() { s.bad, s.b = true, nil }
+
+// Uvarint reads a number.
+func (s *Scanner) Uvarint() uint64 {
 	v, n := binary.Uvarint(s.b)
 	if n <= 0 {
-		s.bad, s.b = true, nil
+		s.Fail()
 		return 0
 	}
 	s.b = s.b[n:]
 	return v
 }
 
-func (s *scanner) take(n uint64) []byte {
+func (s *Scanner) take(n uint64) []byte {
 	if n > uint64(len(s.b)) {
-		s.bad, s.b = true, nil
+		s.Fail()
 		return nil
 	}
 	b := s.b[:n:n]
@@ -203,21 +214,22 @@ func (s *scanner) take(n uint64) []byte {
 	return b
 }
 
-func (s *scanner) byte() byte {
+// Byte reads a byte.
+func (s *Scanner) Byte() byte {
 	if b := s.take(1); b != nil {
 		return b[0]
 	}
 	return 0
 }
 
-func (s *scanner) uint32() uint32 {
+func (s *Scanner) uint32() uint32 {
 	if b := s.take(4); b != nil {
 		return binary.BigEndian.Uint32(b)
 	}
 	return 0
 }
 
-func (s *scanner) uint64() uint64 {
+func (s *Scanner) uint64() uint64 {
 	if b := s.take(8); b != nil {
 		return binary.BigEndian.Uint64(b)
 	}
@@ -227,26 +239,26 @@ func (s *scanner) uint64() uint64 {
 // parse reads a datagram. What it holds afterwards is part of b.
 func (d *datagram) parse(b []byte) error {
 	*d = datagram{acks: d.acks[:0], facts: d.facts[:0]}
-	s := scanner{b: b}
-	if len(b) > datagramMost || s.byte() != wireVersion {
+	s := Scanner{b: b}
+	if len(b) > datagramMost || s.Byte() != wireVersion {
 		return errMalformed
 	}
-	d.epoch, d.you, d.number = s.uvarint(), s.uvarint(), s.uvarint()
+	d.epoch, d.you, d.number = s.Uvarint(), s.Uvarint(), s.Uvarint()
 	d.sent, d.echo = s.uint32(), s.uint32()
-	hold := s.uvarint()
-	d.loss = s.byte()
-	want := s.uvarint()
+	hold := s.Uvarint()
+	d.loss = s.Byte()
+	want := s.Uvarint()
 	if s.bad || d.epoch == 0 || d.number == 0 || hold > 1<<32-1 || want > 1<<16-1 {
 		return errMalformed
 	}
 	d.hold, d.want = uint32(hold), Kinds(want)
 	for len(s.b) > 0 {
-		kind := s.byte()
+		kind := s.Byte()
 		n := s.take(2)
 		if s.bad {
 			return errMalformed
 		}
-		in := scanner{b: s.take(uint64(binary.BigEndian.Uint16(n)))}
+		in := Scanner{b: s.take(uint64(binary.BigEndian.Uint16(n)))}
 		if s.bad {
 			return errMalformed
 		}
@@ -258,34 +270,34 @@ func (d *datagram) parse(b []byte) error {
 	return nil
 }
 
-func (d *datagram) section(kind byte, s *scanner) {
+func (d *datagram) section(kind byte, s *Scanner) {
 	switch kind {
 	case sectionAcks:
 		d.parseAcks(s)
 	case sectionFacts:
-		d.gen = s.uvarint()
+		d.gen = s.Uvarint()
 		for len(s.b) > 0 && !s.bad {
 			d.parseFact(s)
 		}
 		s.bad = s.bad || d.gen == 0
 	case sectionDigest:
-		d.digest = digest{gen: s.uvarint(), had: Kinds(s.uvarint()), whole: Kinds(s.uvarint()), exact: s.byte() == 1, sum: sum{s.uint64(), s.uint64()}} //nolint:gosec // kinds that nobody knows matter not
+		d.digest = digest{gen: s.Uvarint(), had: Kinds(s.Uvarint()), whole: Kinds(s.Uvarint()), exact: s.Byte() == 1, sum: sum{s.uint64(), s.uint64()}} //nolint:gosec // kinds that nobody knows matter not
 		d.hasDigest = true
 		s.bad = s.bad || d.digest.gen == 0
 	case sectionResync:
-		d.resync = s.uvarint()
+		d.resync = s.Uvarint()
 	}
 }
 
-func (d *datagram) parseAcks(s *scanner) {
-	n := s.uvarint()
+func (d *datagram) parseAcks(s *Scanner) {
+	n := s.Uvarint()
 	if n > acksMost {
 		s.bad = true
 		return
 	}
 	last := uint64(0)
 	for i := range n {
-		v := s.uvarint()
+		v := s.Uvarint()
 		if i > 0 {
 			if v == 0 || v > last {
 				s.bad = true
@@ -301,11 +313,11 @@ func (d *datagram) parseAcks(s *scanner) {
 	}
 }
 
-func (d *datagram) parseFact(s *scanner) {
-	k := s.byte()
+func (d *datagram) parseFact(s *Scanner) {
+	k := s.Byte()
 	f := wireFact{kind: Kind(k &^ goneBit), gone: k&goneBit != 0}
 	f.id = s.bounded(MaxID)
-	f.version = Version{Epoch: s.uvarint(), Seq: s.uvarint()}
+	f.version = Version{Epoch: s.Uvarint(), Seq: s.Uvarint()}
 	f.body = s.bounded(MaxBody)
 	if f.kind == 0 || f.kind >= kindsMost || len(f.id) == 0 || f.gone && len(f.body) > 0 {
 		s.bad = true
@@ -316,8 +328,8 @@ func (d *datagram) parseFact(s *scanner) {
 }
 
 // bounded reads a length and that many bytes, at most so many.
-func (s *scanner) bounded(most uint64) []byte {
-	n := s.uvarint()
+func (s *Scanner) bounded(most uint64) []byte {
+	n := s.Uvarint()
 	if n > most {
 		s.bad = true
 		return nil

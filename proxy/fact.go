@@ -53,24 +53,24 @@ func decodeRoute(f *live.Fact) (RemoteState, error) {
 	if f.Gone {
 		return RemoteState{Phase: PhaseGone}, nil
 	}
-	d := factReader{b: f.Body}
-	if d.byte() != factFormat {
-		return RemoteState{}, d.err(f)
+	d := live.NewScanner(f.Body)
+	if d.Byte() != factFormat {
+		return RemoteState{}, malformed(f)
 	}
-	code, flags := int(d.byte()), d.byte()
-	s := RemoteState{Phase: PhaseGone, Seq: d.uvarint(), Draining: flags&routeDraining != 0, AskLeave: flags&routeAskLeave != 0}
+	code, flags := int(d.Byte()), d.Byte()
+	s := RemoteState{Phase: PhaseGone, Seq: d.Uvarint(), Draining: flags&routeDraining != 0, AskLeave: flags&routeAskLeave != 0}
 	if phases := phaseCodes(); code < len(phases) {
 		s.Phase = phases[code]
 	}
-	n := d.uvarint()
+	n := d.Uvarint()
 	if n > portsMost {
-		return RemoteState{}, d.err(f)
+		return RemoteState{}, malformed(f)
 	}
 	for range n {
-		s.Failing = append(s.Failing, d.port())
+		s.Failing = append(s.Failing, scanPort(d))
 	}
-	if d.bad {
-		return RemoteState{}, d.err(f)
+	if d.Bad() {
+		return RemoteState{}, malformed(f)
 	}
 	return s, nil
 }
@@ -94,29 +94,29 @@ func slotsFact(id volant.MachineID, epoch uint64, ports []RemoteSlots) live.Fact
 func DecodeSlots(f live.Fact) (volant.MachineID, []RemoteSlots, error) {
 	id := volant.MachineID(f.Key.ID)
 	if f.Key.Kind != live.Slots {
-		return "", nil, (&factReader{}).err(&f)
+		return "", nil, malformed(&f)
 	}
 	if f.Gone {
 		return id, nil, nil
 	}
-	d := factReader{b: f.Body}
-	if d.byte() != factFormat {
-		return "", nil, d.err(&f)
+	d := live.NewScanner(f.Body)
+	if d.Byte() != factFormat {
+		return "", nil, malformed(&f)
 	}
-	epoch := d.uvarint()
-	n := d.uvarint()
+	epoch := d.Uvarint()
+	n := d.Uvarint()
 	if n > portsMost {
-		return "", nil, d.err(&f)
+		return "", nil, malformed(&f)
 	}
 	var out []RemoteSlots
 	for range n {
-		s := RemoteSlots{Port: d.port()}
-		s.Held = int(min(d.uvarint(), slotsMost))
-		s.Version = live.Version{Epoch: epoch, Seq: d.uvarint()}
+		s := RemoteSlots{Port: scanPort(d)}
+		s.Held = int(min(d.Uvarint(), slotsMost))
+		s.Version = live.Version{Epoch: epoch, Seq: d.Uvarint()}
 		out = append(out, s)
 	}
-	if d.bad {
-		return "", nil, d.err(&f)
+	if d.Bad() {
+		return "", nil, malformed(&f)
 	}
 	return id, out, nil
 }
@@ -162,7 +162,7 @@ func greatest(m map[volant.Region]int, n int) map[volant.Region]int {
 func DecodeLoad(f live.Fact) (Load, error) {
 	id, group, ok := strings.Cut(f.Key.ID, "/")
 	if f.Key.Kind != live.Load || !ok || id == "" {
-		return Load{}, (&factReader{}).err(&f)
+		return Load{}, malformed(&f)
 	}
 	var l Load
 	if !f.Gone {
@@ -174,38 +174,15 @@ func DecodeLoad(f live.Fact) (Load, error) {
 	return l, nil
 }
 
-// factReader reads a body that nobody has vouched for.
-type factReader struct {
-	b   []byte
-	bad bool
-}
-
-func (d *factReader) byte() byte {
-	if len(d.b) == 0 {
-		d.bad = true
-		return 0
+// scanPort reads a port.
+func scanPort(d *live.Scanner) uint16 {
+	v := d.Uvarint()
+	if v == 0 || v > 1<<16-1 {
+		d.Fail()
 	}
-	c := d.b[0]
-	d.b = d.b[1:]
-	return c
-}
-
-func (d *factReader) uvarint() uint64 {
-	v, n := binary.Uvarint(d.b)
-	if n <= 0 {
-		d.bad, d.b = true, nil
-		return 0
-	}
-	d.b = d.b[n:]
-	return v
-}
-
-func (d *factReader) port() uint16 {
-	v := d.uvarint()
-	d.bad = d.bad || v == 0 || v > 1<<16-1
 	return uint16(v) //nolint:gosec // checked
 }
 
-func (d *factReader) err(f *live.Fact) error {
+func malformed(f *live.Fact) error {
 	return volant.Invalidf("live fact %d %q of node %s is malformed", f.Key.Kind, f.Key.ID, f.Node)
 }
